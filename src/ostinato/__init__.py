@@ -1,0 +1,33 @@
+"""Ostinato: recurrent neural networks, from a file of sequences to a trained, explained, shipped network.
+
+Imports are lazy: `import ostinato` costs nothing beyond this table until a name is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+# public name -> module that defines it
+_HOME: dict[str, str] = {
+    "State": "ostinato.types",
+    "Batch": "ostinato.types",
+    "OstinatoError": "ostinato.errors",
+    "InputError": "ostinato.errors",
+}
+
+__all__ = ["__version__", *_HOME]  # noqa: PLE0604 - the keys are strings
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'ostinato' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""Floor 2: recurrent layers, cells, dropout, output heads."""

@@ -1,0 +1,1 @@
+"""Floor 3: models, named by architecture; never import data."""

@@ -1,0 +1,1 @@
+"""Forecasting: series in, forecasts with their uncertainty out."""

@@ -1,0 +1,17 @@
+"""Shared fixtures: seeds, one tolerance table, few threads."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+# The one tolerance table: maximum error over maximum value. Changing it needs a note in docs/log.md.
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5, torch.bfloat16: 2e-2}
+
+
+@pytest.fixture(autouse=True)
+def _seeded_and_single_threaded() -> None:
+    torch.manual_seed(20261122)
+    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
