@@ -1,1 +1,38 @@
 """Floor 5: a module or package per task: data, model, loss, report; a task never imports another."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any
+
+from ostinato.errors import RunFolderError
+from ostinato.training.run_folder import RunFolder
+
+# kind in the manifest -> the class that reads such a run, by its `from_run(run_folder)`; only what stands
+# here is imported
+KINDS: dict[str, str] = {
+    "forecast": "ostinato.tasks.forecast:Forecaster",
+}
+
+
+def load(path: str | os.PathLike[str]) -> Any:
+    """The estimator that a run folder holds, fitted.
+
+    The folder is verified first, and nothing in it is executed: its kind only chooses a row of `KINDS`.
+
+    Args:
+        path: a folder written by `ostinato train … --out` or an estimator's `save`.
+
+    Raises:
+        RunFolderError: no finished run is there, a file was truncated or altered, or a newer version wrote
+            it.
+    """
+    run = RunFolder.open(path)
+    if run.kind not in KINDS:
+        raise RunFolderError(
+            f"{run.path}: holds a {run.kind!r}, known kinds: {', '.join(KINDS)}; "
+            f"it was written by ostinato {run.package_version}"
+        )
+    module, _, name = KINDS[run.kind].partition(":")
+    return getattr(importlib.import_module(module), name).from_run(run)
