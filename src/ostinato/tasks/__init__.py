@@ -9,8 +9,8 @@ from typing import Any
 from ostinato.errors import RunFolderError
 from ostinato.training.run_folder import RunFolder
 
-# kind in the manifest -> the class that reads such a run, by its `from_run(run_folder)`; only what stands
-# here is imported
+# kind in the manifest -> the class that reads such a run, by its `from_run(run_folder)`. A folder cannot name
+# a module that is not in this table.
 KINDS: dict[str, str] = {
     "forecast": "ostinato.tasks.forecast:Forecaster",
 }
