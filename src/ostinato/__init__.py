@@ -14,6 +14,12 @@ __version__ = "0.1.0"
 _HOME: dict[str, str] = {
     "State": "ostinato.types",
     "Batch": "ostinato.types",
+    "Output": "ostinato.types",
+    "RNN": "ostinato.layers.gated",
+    "LSTM": "ostinato.layers.gated",
+    "GRU": "ostinato.layers.gated",
+    "from_torch": "ostinato.layers.torch_compat",
+    "Cell": "ostinato.layers.cells",
     "OstinatoError": "ostinato.errors",
     "InputError": "ostinato.errors",
 }

@@ -1,0 +1,277 @@
+"""Which backend runs a layer, and why. Only this file knows that there are several.
+
+A backend joins by a row in `_candidates` (its name, and why it cannot take a call) and a branch in `run`.
+Layers are batch-first and kernels time-major; the transposition happens here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ostinato.errors import InputError
+from ostinato.kernels import reference, torch_fused
+from ostinato.kernels.reference import CellOptions, CellSpec, Leaves, Noise
+
+BACKENDS = ("auto", "torch", "torch steps", "reference")
+
+
+class Path(NamedTuple):
+    """Which backend a call takes, and why not a faster one ('' where it is the fastest)."""
+
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}" if self.reason else self.path
+
+
+class Request(NamedTuple):
+    """What a choice of backend depends on beside the cell and its options."""
+
+    has_resets: bool = False
+    returns_states: bool = False
+    has_recurrent_dropout: bool = False
+
+
+def choose(spec: CellSpec, options: CellOptions, request: Request, backend: str = "auto") -> Path:
+    """The fastest backend that computes exactly this, or the one asked for.
+
+    Raises:
+        InputError: an unknown backend, or one that cannot take this call.
+    """
+    if backend not in BACKENDS:
+        raise InputError(f"backend: unknown name {backend!r}; known: {', '.join(BACKENDS)}")
+    reasons: list[str] = []
+    for name, obstacle in _candidates(spec, options, request):
+        if backend == name:
+            if obstacle:
+                raise InputError(f"backend={name!r} cannot run this ({obstacle}); use backend='auto'")
+            return Path(name, "asked for")
+        if obstacle:
+            reasons.append(f"not {name!r}: {obstacle}")
+        elif backend == "auto":
+            return Path(name, "; ".join(reasons))
+    raise AssertionError("the reference takes every call")
+
+
+def _candidates(spec: CellSpec, options: CellOptions, request: Request) -> list[tuple[str, str | None]]:
+    """Backends from the fastest to the slowest, each with what keeps it from this call (None: nothing)."""
+    fused = torch_fused.obstacle(spec, options)
+    if request.has_resets:
+        fused = fused or "resets inside a stretch"
+    if request.has_recurrent_dropout:
+        fused = fused or "PyTorch has no fused form of dropout_recurrent"
+    if request.returns_states:
+        fused = fused or "return_states=True needs the state after every step"
+    if is_transformed():
+        fused = fused or "a functorch transform or forward-mode differentiation is active"
+    return [
+        ("torch", fused),
+        # A composition of differentiable operators: nothing keeps it from any call.
+        ("torch steps", None),
+        ("reference", None),
+    ]
+
+
+def is_transformed() -> bool:
+    """Whether vmap, grad, jvp … of torch.func or forward-mode differentiation is active."""
+    return bool(torch._C._are_functorch_transforms_active()) or torch.autograd.forward_ad._current_level >= 0
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Which steps of x (B, T, D) are real, and where rows are reset; shared by all layers of a call."""
+
+    n_steps: int
+    mask: Tensor | None = None
+    resets: Tensor | None = None
+    dt: Tensor | None = None
+    is_right_padded: bool = False
+
+    @property
+    def is_one_plain_step(self) -> bool:
+        """T is 1 and there is nothing to mask or reset."""
+        return self.n_steps == 1 and self.mask is None and self.resets is None
+
+    @cached_property
+    def lengths(self) -> Tensor | None:
+        """(B,) how many steps of each row are real; None where all are."""
+        return None if self.mask is None else self.mask.sum(dim=1)
+
+    @cached_property
+    def forward_order(self) -> Tensor | None:
+        """(B, T): the real steps of each row in front, in order; None where they are there already."""
+        if self.mask is None or self.is_right_padded:
+            return None
+        return torch.argsort(~self.mask, dim=1, stable=True)
+
+    @cached_property
+    def reverse_order(self) -> Tensor | None:
+        """(B, T): the real steps of each row in front, the last one first; None for a plain flip."""
+        if self.mask is None:
+            return None
+        t = torch.arange(self.n_steps, device=self.mask.device)
+        return torch.argsort(torch.where(self.mask, -t, self.n_steps), dim=1, stable=True)
+
+    def flipped(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """`(mask, resets, dt)` as the reverse direction meets them, (B, T).
+
+        It resets after step t, so a reset moves to the step that it takes next; the time between two real
+        steps is the same in both directions, so dt moves likewise, and is 0 at its first step.
+        """
+        mask = None if self.mask is None else self.mask.flip(1)
+        resets = None if self.resets is None else F.pad(self.resets.flip(1), (1, -1))
+        return mask, resets, None if self.dt is None else self._reversed_dt()
+
+    def _reversed_dt(self) -> Tensor:
+        assert self.dt is not None
+        if self.mask is None:
+            return F.pad(self.dt.flip(1), (1, -1))
+        order = torch.argsort(~self.mask, dim=1, stable=True)
+        compact = self.dt.masked_fill(~self.mask, 0.0).gather(1, order)
+        return F.pad(compact[:, 1:], (0, 1)).gather(1, order.argsort(dim=1)).flip(1)
+
+
+class Result(NamedTuple):
+    """y (B, T, ·), the final state's leaves (B, *s), and the states' leaves (B, T, *s) where asked for."""
+
+    y: Tensor
+    state: Leaves
+    states: Leaves | None
+
+
+def run(
+    path: str,
+    spec: CellSpec,
+    x: Tensor,
+    state: Leaves,
+    tensors: Mapping[str, Tensor],
+    options: CellOptions,
+    stretch: Stretch,
+    *,
+    is_reverse: bool = False,
+    noise: Noise = Noise(),  # noqa: B008 - immutable
+    **rules: Any,
+) -> Result:
+    """One direction of one layer of a built-in cell over x (B, T, D).
+
+    `rules` are `initial` (leaves of the state after a reset) and `return_states`.
+    """
+    if stretch.is_one_plain_step and not is_reverse and not rules.get("return_states"):
+        y, leaves = step(path, spec, x[:, 0], state, tensors, options, noise)
+        return Result(y.unsqueeze(1), leaves, None)
+    if path == "torch":
+        return _run_fused(spec, x, state, tensors, options, stretch, is_reverse)
+    is_reference = path == "reference"
+
+    def over_time(xs: Tensor, _: Tensor | None, leaves: Leaves, **more: Any) -> Any:
+        return reference.run(
+            spec, xs, leaves, tensors, options,
+            noise=noise, product=reference.exact_product if is_reference else F.linear,
+            hoisted=not is_reference, **more,
+        )  # fmt: skip
+
+    return _run_scan(over_time, x, state, stretch, is_reverse, **rules)
+
+
+def run_cell(
+    step: Callable[..., tuple[Tensor, Leaves]],
+    x: Tensor,
+    state: Leaves,
+    stretch: Stretch,
+    *,
+    is_reverse: bool = False,
+    **rules: Any,
+) -> Result:
+    """Any cell, given as `step(x_t, leaves, dt_t) -> (y_t, leaves)`, over x (B, T, D)."""
+
+    def over_time(xs: Tensor, dts: Tensor | None, leaves: Leaves, **more: Any) -> Any:
+        return reference.scan(
+            lambda t, now: step(xs[t], now, None if dts is None else dts[t]), len(xs), leaves, **more
+        )
+
+    return _run_scan(over_time, x, state, stretch, is_reverse, **rules)
+
+
+def step(
+    path: str,
+    spec: CellSpec,
+    x: Tensor,
+    state: Leaves,
+    tensors: Mapping[str, Tensor],
+    options: CellOptions,
+    noise: Noise,
+) -> tuple[Tensor, Leaves]:
+    """One tick of x (B, D) of a built-in cell: (y, leaves)."""
+    if path == "torch":
+        return torch_fused.step(spec, x, state, tensors, options)
+    w = reference.Weights(tensors, reference.exact_product if path == "reference" else F.linear)
+    return reference.cell_step(spec, w.input_part(x, options), state, w, options, noise.at(0))
+
+
+def _run_scan(
+    over_time: Callable[..., Any],
+    x: Tensor,
+    state: Leaves,
+    stretch: Stretch,
+    is_reverse: bool,
+    *,
+    initial: Leaves | None = None,
+    return_states: bool = False,
+) -> Result:
+    mask, resets, dt = stretch.flipped() if is_reverse else (stretch.mask, stretch.resets, stretch.dt)
+    xs = (x.flip(1) if is_reverse else x).transpose(0, 1)
+    ys, final, kept = over_time(
+        xs,
+        None if dt is None else dt.t(),
+        state,
+        mask=None if mask is None else mask.t(),
+        resets=None if resets is None else resets.t(),
+        initial=initial,
+        return_states=return_states,
+    )
+    if is_reverse and stretch.resets is not None and initial is not None:
+        final = reference.choose(stretch.resets[:, 0], initial, final)
+    y = torch.stack(ys).transpose(0, 1)
+    states = None
+    if return_states:
+        states = {name: torch.stack([leaves[name] for leaves in kept], dim=1) for name in final}
+    if is_reverse:
+        y = y.flip(1)
+        states = None if states is None else {name: leaf.flip(1) for name, leaf in states.items()}
+    return Result(y, final, states)
+
+
+def _run_fused(
+    spec: CellSpec,
+    x: Tensor,
+    state: Leaves,
+    tensors: Mapping[str, Tensor],
+    options: CellOptions,
+    stretch: Stretch,
+    is_reverse: bool,
+) -> Result:
+    order = stretch.reverse_order if is_reverse else stretch.forward_order
+    is_flipped = is_reverse and stretch.mask is None
+    xs = x.transpose(0, 1)
+    rows = torch.arange(x.shape[0], device=x.device)
+    if order is not None:
+        xs = xs[order.t(), rows]
+    elif is_flipped:
+        xs = xs.flip(0)
+    ys, final = torch_fused.run(spec, xs.contiguous(), state, tensors, options, stretch.lengths)
+    if order is not None:
+        ys = ys[order.argsort(dim=1).t(), rows]
+    elif is_flipped:
+        ys = ys.flip(0)
+    y = ys.transpose(0, 1)
+    if stretch.mask is not None:
+        y = y.masked_fill(~stretch.mask.unsqueeze(2), 0.0)
+    return Result(y, final, None)

@@ -1,0 +1,93 @@
+"""The path `torch`: PyTorch's own fused recurrences, one call for one direction of one layer.
+
+Any mask reaches them as right padding: `ops` moves the real steps of each row to its front. What is left to
+do here is the final state of a row that ends before T. For h it is an output; c is carried through the
+padding by one more input column that opens the forget gate and closes the input gate there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ostinato.kernels.reference import CellOptions, CellSpec, Leaves
+
+# Saturates a gate for any plausible preactivation in every floating dtype that a kernel computes in.
+_SATURATED = 1e4
+
+
+def obstacle(spec: CellSpec, options: CellOptions) -> str | None:
+    """Why PyTorch has no fused form of this cell; None where it has one."""
+    missing = [name for name in ("norm", "peephole", "coupled_gates", "zoneout") if getattr(options, name)]
+    if spec.name == "gru" and not options.reset_after:
+        missing.append("reset_after=False")
+    if spec.name not in ("rnn", "lstm", "gru"):
+        missing.append(f"the cell {spec.name!r}")
+    return f"PyTorch has no fused form of {', '.join(missing)}" if missing else None
+
+
+def run(
+    spec: CellSpec,
+    xs: Tensor,
+    state: Leaves,
+    tensors: Mapping[str, Tensor],
+    options: CellOptions,
+    lengths: Tensor | None,
+) -> tuple[Tensor, Leaves]:
+    """One direction of one layer over xs (T, B, D), right-padded to `lengths` (B,); (ys (T, B, H), state).
+
+    ys is not masked. Differentiable as often as PyTorch's operators are.
+    """
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+    flat = [tensors[name] for name in names if name in tensors]
+    settings = ("bias_ih" in tensors, 1, 0.0, False, False, False)
+    h = state["h"].unsqueeze(0)
+    if spec.name == "lstm":
+        if lengths is not None:
+            xs, flat[0] = _with_padding_column(xs, flat[0], lengths)
+        ys, last_h, last_c = torch._VF.lstm(xs, (h, state["c"].unsqueeze(0)), flat, *settings)
+        final = {"h": last_h[0], "c": last_c[0]}
+    else:
+        kind = spec.name if spec.name == "gru" else f"rnn_{options.nonlinearity}"
+        ys, last_h = getattr(torch._VF, kind)(xs, h, flat, *settings)
+        final = {"h": last_h[0]}
+    if lengths is not None:
+        rows = torch.arange(len(lengths), device=xs.device)
+        last = ys[(lengths - 1).clamp(min=0), rows]
+        final["h"] = torch.where((lengths > 0).unsqueeze(1), last, state["h"])
+    return ys, final
+
+
+def step(
+    spec: CellSpec, x: Tensor, state: Leaves, tensors: Mapping[str, Tensor], options: CellOptions
+) -> tuple[Tensor, Leaves]:
+    """One tick of x (B, D)."""
+    h = state["h"]
+    bias = (tensors.get("bias_ih"), tensors.get("bias_hh"))
+    if spec.name == "lstm":
+        if options.projection:
+            ys, final = run(spec, x.unsqueeze(0), state, tensors, options, None)
+            return ys[0], final
+        new_h, c = torch._VF.lstm_cell(x, (h, state["c"]), tensors["weight_ih"], tensors["weight_hh"], *bias)
+        return new_h, {"h": new_h, "c": c}
+    kind = "gru_cell" if spec.name == "gru" else f"rnn_{options.nonlinearity}_cell"
+    new_h = getattr(torch._VF, kind)(x, h, tensors["weight_ih"], tensors["weight_hh"], *bias)
+    return new_h, {"h": new_h}
+
+
+def _with_padding_column(xs: Tensor, weight: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """xs with a last column that is 1 in the padding, and the weights that make c stand still there."""
+    T = xs.shape[0]
+    is_padding = torch.arange(T, device=xs.device).unsqueeze(1) >= lengths
+    H = weight.shape[0] // 4
+    column = torch.cat(
+        [
+            weight.new_full((H, 1), -_SATURATED),
+            weight.new_full((H, 1), _SATURATED),
+            weight.new_zeros(2 * H, 1),
+        ]
+    )
+    flagged = torch.cat([xs, is_padding.unsqueeze(2).to(xs.dtype)], dim=2)
+    return flagged, torch.cat([weight, column], dim=1)

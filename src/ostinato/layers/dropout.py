@@ -1,0 +1,168 @@
+"""Random masks from a counter-based generator: every bit is a function of what it is for.
+
+A mask is a hash of (key, kind and layer and direction, row id, episode, absolute t, unit). It does not
+depend on the batch's split or order, the chunking, the device or the backend. `t` counts a row's real steps
+and `episode` its resets; variational masks leave `t` out, so they change at a reset only.
+
+The key is (seed, optimizer step) once a training loop has called `set_mask_key`. Without that a layer draws
+it from torch's generator when it makes an initial state, and the state carries it.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ostinato.errors import InputError
+from ostinato.types import State
+
+_WORD = 0xFFFFFFFF
+# Leaves that a state carries beside the cell's own while random masks are active.
+CLOCK_LEAVES = ("row", "t", "episode", "key")
+
+
+class Kind(IntEnum):
+    """What a mask is for."""
+
+    INPUT = 0
+    BETWEEN = 1
+    OUTPUT = 2
+    RECURRENT = 3
+    ZONEOUT_H = 4
+    ZONEOUT_C = 5
+    WEIGHT = 6
+
+
+class MaskKey(nn.Module):
+    """The part of a layer that remembers the key; without parameters or buffers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.value: int | None = None
+
+    def draw(self, batch_size: int, device: torch.device) -> Tensor:
+        """(B,) int64: the key that was set, or a fresh one from torch's default generator."""
+        value = int(torch.randint(0, 2**62, ())) if self.value is None else self.value
+        return torch.full((batch_size,), value, dtype=torch.int64, device=device)
+
+
+def set_mask_key(module: nn.Module, seed: int, step: int) -> None:
+    """Make all random masks in `module` a function of this seed and optimizer step.
+
+    Call it before each optimizer step's forward passes; the same pair gives the same masks again, in
+    any process. `reset_mask_key` returns to drawing keys from torch's generator.
+    """
+    # splitmix64's finaliser over both numbers, in Python's exact integers.
+    value = (seed * 0x9E3779B97F4A7C15 + step + 1) % 2**64
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        value = (value ^ (value >> shift)) * factor % 2**64
+    _set_keys(module, (value ^ (value >> 31)) % 2**62)
+
+
+def reset_mask_key(module: nn.Module) -> None:
+    """Draw keys from torch's generator again."""
+    _set_keys(module, None)
+
+
+def _set_keys(module: nn.Module, value: int | None) -> None:
+    for part in module.modules():
+        if isinstance(part, MaskKey):
+            part.value = value
+
+
+class Clock(NamedTuple):
+    """Where each step of a stretch stands: key, row (B,), t (B, T), episode (B, T or 1)."""
+
+    key: Tensor
+    row: Tensor
+    t: Tensor
+    episode: Tensor
+
+    @classmethod
+    def start(cls, state: State, mask: Tensor | None, resets: Tensor | None, n_steps: int) -> Clock:
+        """Count on from the leaves that `state` carries."""
+        B, device = len(state.row), state.row.device
+        real = torch.ones(B, n_steps, dtype=torch.int64, device=device) if mask is None else mask.long()
+        t = state.t.unsqueeze(1) + real.cumsum(1) - real
+        episode = state.episode.unsqueeze(1)
+        if resets is not None:
+            episode = episode + resets.long().cumsum(1)
+        return cls(state.key, state.row, t, episode)
+
+    def end(self, state: State, mask: Tensor | None, resets: Tensor | None) -> dict[str, Tensor]:
+        """The leaves after the stretch."""
+        n_steps = self.t.shape[1]
+        n_real = n_steps if mask is None else mask.sum(1)
+        n_resets = 0 if resets is None else resets.sum(1)
+        ended = {"t": state.t + n_real, "episode": state.episode + n_resets}
+        return {"row": self.row, **ended, "key": self.key}
+
+    def flipped(self, state: State, resets: Tensor | None) -> Clock:
+        """In the order in which the reverse direction works; `resets` (B, T) as it meets them."""
+        episode = state.episode.unsqueeze(1)
+        if resets is not None:
+            episode = episode + resets.long().cumsum(1)
+        return self._replace(t=self.t.flip(1), episode=episode)
+
+    def keep(
+        self, kind: Kind, layer: int, direction: int, width: int, probability: float, *, is_variational: bool
+    ) -> Tensor:
+        """(B, T, width) bool, False with `probability`; variational without resets: (B, 1, width)."""
+        stream = (int(kind) * 4096 + layer) * 2 + direction
+        episode, t = self.episode, self.t
+        if is_variational:
+            t = torch.full_like(t[:, :1], -1)
+        lanes = []
+        for salt in (0x2545F491, 0x6C8E9CF5):
+            seed = _absorb(torch.full_like(self.key, salt ^ stream), self.key)
+            seed = _absorb(seed, self.row).unsqueeze(1)
+            lanes.append(_absorb(_absorb(seed, episode), t).unsqueeze(2))
+        bits = _mix(_mix(lanes[0] ^ _units(width, self.key.device)) ^ lanes[1])
+        return bits >= round(probability * 2**32)
+
+
+def drop(x: Tensor, keep: Tensor, probability: float) -> Tensor:
+    """x with the elements that are not kept at zero, and the rest scaled to the same expectation."""
+    return x * (keep.to(x.dtype) / (1 - probability))
+
+
+def drop_weight(weight: Tensor, key: Tensor, layer: int, direction: int, probability: float) -> Tensor:
+    """DropConnect on a weight matrix (arXiv:1708.02182): one mask for all rows and times of a key."""
+    zero = torch.zeros(1, dtype=torch.int64, device=weight.device)
+    clock = Clock(key[:1], zero, zero.unsqueeze(1), zero.unsqueeze(1))
+    keep = clock.keep(Kind.WEIGHT, layer, direction, weight.numel(), probability, is_variational=True)
+    return drop(weight, keep.view_as(weight), probability)
+
+
+def check_probability(name: str, value: object) -> float:
+    """A probability in [0, 1).
+
+    Raises:
+        InputError: anything else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise InputError(f"{name}: expected a probability at least 0 and below 1, found {value!r}")
+    return float(value)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """A bijection of 32-bit words with good avalanche (T. Wang and C. Wellons' family of integer hashes).
+
+    Words sit in int64: both factors are below 2^31, so that no product overflows on any device.
+    """
+    x = ((x ^ (x >> 16)) * 0x21F0AAAD) & _WORD
+    x = ((x ^ (x >> 15)) * 0x735A2D97) & _WORD
+    return x ^ (x >> 15)
+
+
+def _absorb(seed: Tensor, value: Tensor) -> Tensor:
+    """Hash both words of int64 `value` into the words `seed`."""
+    low = _mix((seed ^ (value & _WORD)) + 0x9E3779B9 & _WORD)
+    return _mix(low ^ ((value >> 32) & _WORD))
+
+
+def _units(width: int, device: torch.device) -> Tensor:
+    return _mix(torch.arange(width, dtype=torch.int64, device=device) + 0x632BE5AB & _WORD)

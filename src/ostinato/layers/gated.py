@@ -1,0 +1,269 @@
+"""`RNN`, `LSTM`, `GRU`: stacked layers with exactly torch's parameters, in names, shapes and gate order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ostinato.errors import InputError
+from ostinato.kernels import ops
+from ostinato.kernels.ops import Path, Request, Result, Stretch
+from ostinato.kernels.reference import CELLS, CellOptions, CellSpec, Leaves, Noise
+from ostinato.layers import torch_compat
+from ostinato.layers.dropout import Clock, Kind, drop_weight
+from ostinato.layers.initialisation import initialise, read_init
+from ostinato.layers.options import read_options
+from ostinato.layers.stack import Stack
+from ostinato.types import Output, State
+
+_ZONEOUT = {"h": Kind.ZONEOUT_H, "c": Kind.ZONEOUT_C}
+
+
+class GatedStack(Stack):
+    """What `RNN`, `LSTM` and `GRU` share: everything but the row of the table of cells."""
+
+    spec: CellSpec
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        *,
+        bidirectional: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **options: Any,
+    ):
+        super().__init__()
+        for name, value in (
+            ("input_size", input_size),
+            ("hidden_size", hidden_size),
+            ("num_layers", num_layers),
+        ):
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"{self._name}: {name}={value!r}, expected an integer of at least 1")
+        self.options = read_options(self._name, self.spec, hidden_size, options)
+        self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
+        self.bias, self.bidirectional, self.proj_size = bias, bidirectional, self.options.proj_size
+        self.torch_compatible = self.options.torch_compatible
+        self._cell_options = self.options.for_cell()
+        width = self.options.proj_size or hidden_size
+        self.output_size = width * self.num_directions
+        self._init = read_init(self._name, self.options.init, self.spec.name, bias=bias)
+        self._parameter_names: list[str] = []
+        factory = {"device": device, "dtype": dtype}
+        for layer in range(num_layers):
+            D = self.output_size if layer else input_size
+            for direction in range(self.num_directions):
+                for name, shape in self.spec.parameter_shapes(
+                    D, hidden_size, self._cell_options, bias
+                ).items():
+                    self._add_parameter(name, layer, direction, torch.empty(shape, **factory))  # type: ignore[arg-type]
+        self._set_up(
+            [self.spec.state_sizes(hidden_size, self._cell_options)] * num_layers,
+            dropout={
+                Kind.INPUT: self.options.dropout_in,
+                Kind.BETWEEN: self.options.dropout_between or self.options.dropout,
+                Kind.OUTPUT: self.options.dropout_out,
+            },
+            residual=self.options.residual,
+            learn_initial_state=self.options.learn_initial_state,
+            has_cell_masks=self.options.has_cell_masks(),
+        )
+        self._add_initial_parameters(**factory)
+        self.reset_parameters()
+
+    def extra_repr(self) -> str:
+        """Sizes, and the options that are not at their defaults."""
+        sizes = f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}"
+        told = "".join(f", {name}={value!r}" for name, value in self.options.changed().items())
+        return sizes + (", bidirectional=True" if self.bidirectional else "") + told
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew, as the option `init` says."""
+        for layer in range(self.num_layers):
+            for direction in range(self.num_directions):
+                initialise(
+                    self._tensors(layer, direction), self._init, self.spec.name, self.hidden_size,
+                    is_coupled=self.options.coupled_gates,
+                )  # fmt: skip
+
+    def forward(self, x: Any, state: Any = None, **call: Any) -> Any:
+        """As `Stack.forward`; with `torch_compatible`, as the layer of `torch.nn` of the same name."""
+        if self.torch_compatible:
+            return torch_compat.call(self, x, state, **call)
+        return self.run_contract(x, state, **call)
+
+    def run_contract(self, x: Tensor, state: State | None = None, **call: Any) -> Output:
+        """`forward` of this package's contract, whatever `torch_compatible` says."""
+        return super().forward(x, state, **call)
+
+    def flatten_parameters(self) -> None:
+        """Do nothing: packed copies are caches here. For code that was written for torch.nn."""
+
+    # How one direction of one layer runs -------------------------------------------------------------
+
+    def _choose(self, request: Request) -> Path:
+        options = self.options
+        dropped = request.has_recurrent_dropout and options.dropout_recurrent > 0
+        path = ops.choose(
+            self.spec, self._cell_options, request._replace(has_recurrent_dropout=dropped), options.backend
+        )
+        if options.strict and options.backend == "auto" and path.reason:
+            raise InputError(f"{self._name}: strict=True, and this call would take {path}")
+        return path
+
+    def _like(self) -> Tensor:
+        return self.weight_ih_l0
+
+    def _run_direction(
+        self, layer: int, direction: int, x: Tensor, state: Leaves, stretch: Stretch, **call: Any
+    ) -> Result:
+        tensors = self._tensors(layer, direction)
+        options, noise = self._cell_options, Noise()
+        clock, path = call.pop("clock"), call.pop("path")
+        if self.training and clock is not None:
+            tensors, options, noise = self._with_masks(layer, direction, tensors, clock)
+        return ops.run(
+            path,
+            self.spec,
+            x,
+            state,
+            tensors,
+            options,
+            stretch,
+            is_reverse=direction == 1,
+            noise=noise,
+            **call,
+        )
+
+    def _with_masks(
+        self, layer: int, direction: int, tensors: dict[str, Tensor], clock: Clock
+    ) -> tuple[dict[str, Tensor], CellOptions, Noise]:
+        options = self.options
+        where = (layer, direction)
+        if options.weight_drop:
+            dropped = drop_weight(tensors["weight_hh"], clock.key, *where, options.weight_drop)
+            tensors = {**tensors, "weight_hh": dropped}
+        recurrent = None
+        if options.dropout_recurrent:
+            width = tensors["weight_hh"].shape[1]
+            keep = clock.keep(Kind.RECURRENT, *where, width, options.dropout_recurrent, is_variational=True)
+            recurrent = (keep.to(tensors["weight_hh"].dtype) / (1 - options.dropout_recurrent)).transpose(
+                0, 1
+            )
+        zoneout = {}
+        for name, probability in self._cell_options.zoneout.items():
+            width = self._shapes[layer][name][0]
+            keep = clock.keep(_ZONEOUT[name], *where, width, probability, is_variational=False)
+            zoneout[name] = ~keep.transpose(0, 1)
+        return tensors, self._cell_options.for_training(), Noise(recurrent, zoneout)
+
+    # Parameters under torch's names ------------------------------------------------------------------
+
+    @staticmethod
+    def _suffix(layer: int, direction: int) -> str:
+        return f"_l{layer}_reverse" if direction else f"_l{layer}"
+
+    def _add_parameter(self, name: str, layer: int, direction: int, value: Tensor) -> None:
+        """`weight_ih` becomes `weight_ih_l0`, and `norm_ih.weight` becomes `norm_ih_l0.weight`."""
+        owner, _, leaf = name.rpartition(".")
+        suffix = self._suffix(layer, direction)
+        if layer == direction == 0:
+            self._parameter_names.append(name)
+        if not owner:
+            self.register_parameter(name + suffix, nn.Parameter(value))
+            return
+        if owner + suffix not in self._modules:
+            self.add_module(owner + suffix, nn.Module())
+        self.get_submodule(owner + suffix).register_parameter(leaf, nn.Parameter(value))
+
+    def _tensors(self, layer: int, direction: int) -> dict[str, Tensor]:
+        suffix = self._suffix(layer, direction)
+        tensors = {}
+        for name in self._parameter_names:
+            owner, _, leaf = name.rpartition(".")
+            tensors[name] = (
+                getattr(getattr(self, owner + suffix), leaf) if owner else getattr(self, name + suffix)
+            )
+        return tensors
+
+
+class RNN(GatedStack):
+    """Elman network (Elman 1990), as `torch.nn.RNN`.
+
+        h' = act(W_ih x + b_ih + W_hh h + b_hh)        act = tanh or relu
+
+    Cost per step, layer and sequence: 2·H·(D + H) flops.
+
+    Args:
+        input_size: D, width of one input vector.
+        hidden_size: H, width of the state.
+        num_layers: L.
+        bias: whether there are `bias_ih` and `bias_hh`.
+        bidirectional: also run from the end to the start; y is then (B, T, 2·H).
+        device, dtype: of the parameters.
+        **options: fields of `ostinato.layers.options.LayerOptions`.
+
+    Raises:
+        InputError: a size below 1, or an unknown option or value.
+    """
+
+    spec = CELLS["rnn"]
+
+
+class LSTM(GatedStack):
+    """Long short-term memory with forget gate (Hochreiter and Schmidhuber 1997; Gers et al. 2000), as
+    `torch.nn.LSTM`.
+
+        i = sigmoid(W_ii x + b_ii + W_hi h + b_hi)      f, o likewise
+        g = tanh(W_ig x + b_ig + W_hg h + b_hg)
+        c' = f * c + i * g
+        h' = o * tanh(c')
+
+    Cost per step, layer and sequence: 8·H·(D + H) flops.
+
+    Args:
+        input_size: D, width of one input vector.
+        hidden_size: H, width of the state.
+        num_layers: L.
+        bias: whether there are `bias_ih` and `bias_hh`.
+        bidirectional: also run from the end to the start; y is then (B, T, 2·H).
+        device, dtype: of the parameters.
+        **options: fields of `ostinato.layers.options.LayerOptions`.
+
+    Raises:
+        InputError: a size below 1, or an unknown option or value.
+    """
+
+    spec = CELLS["lstm"]
+
+
+class GRU(GatedStack):
+    """Gated recurrent unit, as `torch.nn.GRU`: reset gate after the recurrent product (arXiv:1406.1078v1).
+
+        r = sigmoid(W_ir x + b_ir + W_hr h + b_hr)
+        z = sigmoid(W_iz x + b_iz + W_hz h + b_hz)
+        n = tanh(W_in x + b_in + r * (W_hn h + b_hn))   reset_after=False: W_hn (r * h) + b_hn
+        h' = (1 - z) * n + z * h
+
+    Cost per step, layer and sequence: 6·H·(D + H) flops.
+
+    Args:
+        input_size: D, width of one input vector.
+        hidden_size: H, width of the state.
+        num_layers: L.
+        bias: whether there are `bias_ih` and `bias_hh`.
+        bidirectional: also run from the end to the start; y is then (B, T, 2·H).
+        device, dtype: of the parameters.
+        **options: fields of `ostinato.layers.options.LayerOptions`.
+
+    Raises:
+        InputError: a size below 1, or an unknown option or value.
+    """
+
+    spec = CELLS["gru"]

@@ -1,0 +1,354 @@
+"""The machinery of every recurrent layer: stack, directions, lengths, mask, resets, state, step.
+
+`Stack` implements the contract once; a subclass says how one direction of one layer runs: `Recurrent` for any
+`Cell`, and `RNN`, `LSTM` and `GRU` in `gated.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ostinato.errors import InputError, SizeError
+from ostinato.kernels.ops import Path, Request, Result, Stretch
+from ostinato.kernels.reference import Leaves
+from ostinato.layers import arguments
+from ostinato.layers.dropout import CLOCK_LEAVES, Clock, Kind, MaskKey, drop
+from ostinato.types import Output, State
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+class Stack(nn.Module):
+    """L layers of one or two directions under the contract of `docs/contract.md`.
+
+    A subclass calls `_set_up` at the end of its `__init__`, and defines `_run_direction` and `_choose`.
+
+    Attributes:
+        input_size: D.
+        output_size: width of y, over both directions.
+        num_layers: L.
+        bidirectional: whether each layer also runs from the end to the start.
+        path: the backend that the last call took; `explain(x)` says beforehand, and why.
+    """
+
+    input_size: int
+    output_size: int
+    num_layers: int
+    bidirectional: bool
+    takes_dt = False
+
+    def _set_up(
+        self,
+        shapes: Sequence[Shapes],
+        *,
+        dropout: Mapping[Kind, float],
+        residual: bool,
+        learn_initial_state: bool,
+        has_cell_masks: bool,
+    ) -> None:
+        """Store what the machinery needs: each layer's leaf shapes (without B) and the options it applies."""
+        self.path = "none yet"
+        self._shapes = list(shapes)
+        # Layers of one shape share leaves (B, L, dirs, *s); others nest.
+        self._is_uniform = all(shape == shapes[0] for shape in shapes)
+        self._dropout = {kind: probability for kind, probability in dropout.items() if probability}
+        self._draws_masks = bool(self._dropout) or has_cell_masks
+        self._residual = residual
+        self.mask_key = MaskKey()
+        self._learns_initial_state = learn_initial_state
+        if residual and self.num_layers == 1:
+            raise InputError(
+                f"{self._name}: residual=True adds from the second layer on; pass num_layers=2 or more"
+            )
+        if Kind.BETWEEN in self._dropout and self.num_layers == 1:
+            raise InputError(
+                f"{self._name}: dropout_between acts between layers and num_layers is 1; use dropout_out"
+            )
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    @property
+    def num_directions(self) -> int:
+        """2 if bidirectional, else 1."""
+        return 2 if self.bidirectional else 1
+
+    # What a subclass defines -------------------------------------------------------------------------
+
+    def _run_direction(
+        self, layer: int, direction: int, x: Tensor, state: Leaves, stretch: Stretch, **call: Any
+    ) -> Result:
+        raise NotImplementedError
+
+    def _choose(self, request: Request) -> Path:
+        raise NotImplementedError
+
+    def _like(self) -> Tensor:
+        """A tensor whose dtype and device the layer computes in."""
+        for parameter in self.parameters():
+            return parameter
+        return torch.empty(0)
+
+    # The contract ------------------------------------------------------------------------------------
+
+    def initial_state(
+        self, batch_size: int, *, rows: Tensor | Sequence[int] | None = None, training: bool | None = None
+    ) -> State:
+        """The state before the first step: zeros, or the learned one.
+
+        Args:
+            batch_size: B.
+            rows: ids of the rows, which random masks depend on; 0 … B-1 by default.
+            training: whether to add the leaves that random masks need; by default the module's own mode.
+        """
+        like = self._like()
+        state = self._stack_leaves(
+            [
+                [
+                    self._initial_leaves(layer, direction, batch_size, like)
+                    for direction in range(self.num_directions)
+                ]
+                for layer in range(self.num_layers)
+            ]
+        )
+        is_training = self.training if training is None else training
+        if not (is_training and self._draws_masks):
+            return state
+        return state.replace(**self._clock_leaves(batch_size, like.device, rows))
+
+    def forward(
+        self,
+        x: Tensor,
+        state: State | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        mask: Tensor | None = None,
+        resets: Tensor | None = None,
+        dt: Tensor | None = None,
+        return_states: bool = False,
+    ) -> Output:
+        """Run over one stretch.
+
+        Args:
+            x: (B, T, D).
+            state: from `initial_state` or an earlier call; None starts afresh.
+            lengths: (B,) integers, 0 … T: how many steps of each row are real, from the first on.
+            mask: (B, T) bool, True at real steps, anywhere; not together with `lengths`.
+            resets: (B, T) bool: the row starts from its initial state at this step.
+            dt: (B, T), the time before each step, for cells that take it.
+            return_states: also return the state after every step.
+
+        Raises:
+            InputError: arguments that exclude each other, or, under `strict`, a path that is not the fastest.
+            SizeError: a shape, dtype or device that does not fit.
+        """
+        x = arguments.check_input(self._name, x, self.input_size, 3, self._like())
+        stretch = arguments.make_stretch(
+            self._name, x, lengths=lengths, mask=mask, resets=resets, dt=dt, takes_dt=self.takes_dt
+        )
+        return self._run(x, state, stretch, return_states)
+
+    def step(
+        self, x_t: Tensor, state: State | None = None, *, dt: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """One tick: x_t (B, D), and dt (B,) for cells that take it; returns y_t (B, H) and the state.
+
+        Raises:
+            InputError: the layer is bidirectional, and would need the future.
+            SizeError: a shape, dtype or device that does not fit.
+        """
+        if self.bidirectional:
+            raise InputError(
+                f"{self._name}.step: a bidirectional layer needs the whole sequence; call it on (B, T, D)"
+            )
+        x = arguments.check_input(f"{self._name}.step", x_t, self.input_size, 2, self._like())
+        if self.takes_dt or dt is not None:
+            stretch = arguments.make_stretch(
+                f"{self._name}.step", x.unsqueeze(1), lengths=None, mask=None, resets=None,
+                dt=None if dt is None else dt.unsqueeze(1), takes_dt=self.takes_dt,
+            )  # fmt: skip
+        else:
+            stretch = Stretch(1)
+        output = self._run(x.unsqueeze(1), state, stretch, False)
+        return output.y[:, 0], output.state
+
+    def explain(self, x: Tensor, state: State | None = None, **arguments_of_forward: Any) -> Path:
+        """What `forward` would take for these arguments, and why not a faster path; runs nothing."""
+        resets = arguments_of_forward.get("resets")
+        return self._choose(
+            Request(
+                has_resets=resets is not None and bool(resets.any()),
+                returns_states=bool(arguments_of_forward.get("return_states", False)),
+                has_recurrent_dropout=self.training,
+            )
+        )
+
+    # Inside ------------------------------------------------------------------------------------------
+
+    def _run(self, x: Tensor, state: State | None, stretch: Stretch, return_states: bool) -> Output:
+        device_type = x.device.type
+        if not torch.is_autocast_enabled(device_type):
+            return self._run_stretch(x, state, stretch, return_states)
+        with torch.autocast(device_type, enabled=False):
+            output = self._run_stretch(x, state, stretch, return_states)
+        y = output.y.to(torch.get_autocast_dtype(device_type))
+        return Output(y, output.state, output.states, output.mask, output.directions)
+
+    def _run_stretch(self, x: Tensor, state: State | None, stretch: Stretch, return_states: bool) -> Output:
+        B, like = len(x), self._like()
+        state = self.initial_state(B) if state is None else arguments.check_state(self._name, state)
+        clocks: list[Clock] = []
+        if self._draws_masks and self.training:
+            state = self._with_clock(state, B, like.device)
+        if "row" in state:
+            clocks = [Clock.start(state, stretch.mask, stretch.resets, stretch.n_steps)]
+            if self.bidirectional:
+                clocks.append(clocks[0].flipped(state, stretch.flipped()[1]))
+        leaves = self._unstack_leaves(state, B, like)
+        path = self._choose(
+            Request(stretch.resets is not None, return_states, has_recurrent_dropout=self.training)
+        )
+        self.path = path.path
+        if stretch.mask is not None:
+            # What stands in the padding may be NaN; 0·NaN in a backward product would spread it.
+            x = x.masked_fill(~stretch.mask.unsqueeze(2), 0.0)
+        if stretch.n_steps == 0:
+            y = x.new_zeros(B, 0, self.output_size)
+            kept = None
+            if return_states:
+                kept = self._stack_leaves(leaves).map(lambda leaf: leaf.unsqueeze(1)[:, :0])
+            return Output(y, state, kept, stretch.mask, self.num_directions)
+        y, final, states = self._run_layers(x, leaves, stretch, clocks, path.path, return_states)
+        new_state = self._stack_leaves(final)
+        if clocks:
+            new_state = new_state.replace(**clocks[0].end(state, stretch.mask, stretch.resets))
+        return Output(
+            y, new_state, self._stack_leaves(states, axis=2) if return_states else None, stretch.mask,
+            self.num_directions,
+        )  # fmt: skip
+
+    def _run_layers(
+        self,
+        x: Tensor,
+        leaves: list[list[Leaves]],
+        stretch: Stretch,
+        clocks: list[Clock],
+        path: str,
+        return_states: bool,
+    ) -> tuple[Tensor, list[list[Leaves]], list[list[Leaves]]]:
+        final: list[list[Leaves]] = []
+        states: list[list[Leaves]] = []
+        for layer in range(self.num_layers):
+            x = self._drop(x, Kind.BETWEEN if layer else Kind.INPUT, layer, clocks)
+            results = []
+            for direction in range(self.num_directions):
+                initial = None
+                if stretch.resets is not None:
+                    initial = self._initial_leaves(layer, direction, len(x), self._like())
+                results.append(
+                    self._run_direction(
+                        layer, direction, x, leaves[layer][direction], stretch, path=path, initial=initial,
+                        clock=clocks[direction] if clocks else None, return_states=return_states,
+                    )
+                )  # fmt: skip
+            y = results[0].y if len(results) == 1 else torch.cat([result.y for result in results], dim=2)
+            x = y + x if self._residual and layer else y
+            final.append([result.state for result in results])
+            states.append([result.states or {} for result in results])
+        return self._drop(x, Kind.OUTPUT, self.num_layers, clocks), final, states
+
+    def _drop(self, x: Tensor, kind: Kind, layer: int, clocks: list[Clock]) -> Tensor:
+        probability = self._dropout.get(kind, 0.0)
+        if not self.training or not probability or not clocks:
+            return x
+        keep = clocks[0].keep(kind, layer, 0, x.shape[2], probability, is_variational=False)
+        return drop(x, keep, probability)
+
+    def _clock_leaves(
+        self, B: int, device: torch.device, rows: Tensor | Sequence[int] | None = None
+    ) -> dict[str, Tensor]:
+        row = torch.arange(B, device=device) if rows is None else torch.as_tensor(rows, device=device).long()
+        if row.shape != (B,):
+            raise SizeError(f"{self._name}.initial_state: rows has shape {tuple(row.shape)}, expected ({B},)")
+        zeros = torch.zeros(B, dtype=torch.int64, device=device)
+        return {"row": row, "t": zeros, "episode": zeros, "key": self.mask_key.draw(B, device)}
+
+    def _with_clock(self, state: State, B: int, device: torch.device) -> State:
+        """The state with the leaves that masks need, and with the key that is set now."""
+        if not all(name in state for name in CLOCK_LEAVES):
+            return state.replace(
+                **{**self._clock_leaves(B, device), **{n: state[n] for n in CLOCK_LEAVES if n in state}}
+            )
+        if self.mask_key.value is not None:
+            return state.replace(key=self.mask_key.draw(B, device))
+        return state
+
+    def _initial_leaves(self, layer: int, direction: int, B: int, like: Tensor) -> Leaves:
+        leaves = {}
+        for name, shape in self._shapes[layer].items():
+            if self._learns_initial_state:
+                leaves[name] = self._initial_parameter(layer, direction, name).expand(B, *shape)
+            else:
+                leaves[name] = like.new_zeros(B, *shape)
+        return leaves
+
+    def _initial_parameter(self, layer: int, direction: int, name: str) -> Tensor:
+        if self._is_uniform:
+            return self.get_parameter(f"initial_{name}")[layer, direction]
+        return self.get_parameter(f"initial_{name}_layer{layer}")[direction]
+
+    def _add_initial_parameters(self, **factory: Any) -> None:
+        """Learned initial states: `initial_h` (L, dirs, *s); `initial_h_layer0` (dirs, *s), … if unequal."""
+        if not self._learns_initial_state:
+            return
+        dirs = self.num_directions
+        if self._is_uniform:
+            for name, shape in self._shapes[0].items():
+                value = torch.zeros(self.num_layers, dirs, *shape, **factory)
+                self.register_parameter(f"initial_{name}", nn.Parameter(value))
+            return
+        for layer, shapes in enumerate(self._shapes):
+            for name, shape in shapes.items():
+                value = torch.zeros(dirs, *shape, **factory)
+                self.register_parameter(f"initial_{name}_layer{layer}", nn.Parameter(value))
+
+    def _stack_leaves(self, leaves: list[list[Leaves]], axis: int = 1) -> State:
+        """Leaves of each layer and direction as one state; the axes L and dirs come in at `axis`."""
+
+        def stacked(layers: list[list[Leaves]], name: str) -> Tensor:
+            if len(layers) == 1 and len(layers[0]) == 1:
+                return layers[0][0][name].unsqueeze(axis).unsqueeze(axis)
+            per_layer = [torch.stack([part[name] for part in directions], dim=axis) for directions in layers]
+            return torch.stack(per_layer, dim=axis)
+
+        if self._is_uniform:
+            return State({name: stacked(leaves, name) for name in leaves[0][0]})
+        return State(
+            {
+                f"layer{layer}": State({name: stacked([parts], name).squeeze(axis) for name in parts[0]})
+                for layer, parts in enumerate(leaves)
+            }
+        )
+
+    def _unstack_leaves(self, state: State, B: int, like: Tensor) -> list[list[Leaves]]:
+        """The leaves of each layer and direction, checked."""
+        L, dirs = self.num_layers, self.num_directions
+        if self._is_uniform:
+            shapes = {name: (L, dirs, *shape) for name, shape in self._shapes[0].items()}
+            arguments.check_leaves(self._name, state, shapes, B, like)
+            return [
+                [{name: state[name][:, layer, direction] for name in shapes} for direction in range(dirs)]  # type: ignore[index]
+                for layer in range(L)
+            ]
+        layers = []
+        for layer, own in enumerate(self._shapes):
+            branch = arguments.check_state(f"{self._name} layer{layer}", state.get(f"layer{layer}"))
+            shapes = {name: (dirs, *shape) for name, shape in own.items()}
+            arguments.check_leaves(f"{self._name} layer{layer}", branch, shapes, B, like)
+            layers.append([{name: branch[name][:, d] for name in own} for d in range(dirs)])  # type: ignore[index]
+        return layers
