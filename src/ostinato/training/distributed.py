@@ -79,7 +79,8 @@ class Processes:
         # MPS has no float64; gloo and NCCL sum on the device of the tensor.
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
         torch.distributed.all_reduce(total)
-        return [float(value) for value in total]
+        summed: list[float] = total.tolist()
+        return summed
 
     @torch.no_grad()
     def sum_gradients(self, parameters: list[nn.Parameter]) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from ostinato.training import divergence, events
 from ostinato.training.distributed import Processes
 from ostinato.training.history import COLUMNS, History, HistoryFile
 from ostinato.training.optim import AveragedWeights, Schedule, make_optimizer, set_rate
-from ostinato.training.randomness import kept_randomness, seed_all
+from ostinato.training.randomness import determinism, kept_randomness, seed_all
 from ostinato.training.resume import RunStore
 from ostinato.training.settings import TrainingSettings
 from ostinato.training.stopping import BestSoFar, Clock
@@ -70,7 +69,7 @@ def train(
     clock = Clock(settings)
     processes = Processes(device, settings)
     watchers = [*listeners, *events.progress_listener(progress)] if processes.is_first else []
-    with kept_randomness(processes.device), _determinism(settings):
+    with kept_randomness(processes.device), determinism(settings.deterministic):
         run = _Run(model, source, settings, validate, folder, clock, processes, watchers)
         try:
             return run.train(resume)
@@ -389,19 +388,3 @@ def _check(model: nn.Module, settings: TrainingSettings, validate: Validate | No
             "add the method, or wrap the module in one that has it"
         )
     settings.check_budget(validates=validate is not None)
-
-
-@contextmanager
-def _determinism(settings: TrainingSettings) -> Iterator[None]:
-    if not settings.deterministic:
-        yield
-        return
-    before, warns = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=warns)

@@ -59,3 +59,16 @@ def kept_randomness(device: torch.device) -> Iterator[None]:
         torch.set_rng_state(cpu)
         if cuda is not None:
             torch.cuda.set_rng_state(cuda, device)
+
+
+@contextmanager
+def determinism(is_wanted: bool) -> Iterator[None]:
+    """Ask torch for deterministic algorithms inside; put its setting back at the end."""
+    before = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    if is_wanted:
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warns)

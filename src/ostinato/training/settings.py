@@ -216,19 +216,19 @@ def _plain(value: Any) -> Any:
     return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
+_FROM_ZERO = ("warmup_steps", "averaging_start_steps", "max_bad_steps")
 _RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (
         tuple(
-            "epochs steps schedule_steps schedule_epochs decay_every_steps decay_every_epochs "
-            "plateau_validations accumulate validate_every_epochs validate_every_steps patience_validations "
-            "tbptt_steps tbptt_backward_steps log_every_steps checkpoint_every_steps checkpoint_every_epochs "
-            "keep_checkpoints".split()
+            setting.name
+            for setting in fields(TrainingSettings)
+            if str(setting.type).startswith("int") and setting.name not in (*_FROM_ZERO, "seed")
         ),
         lambda value: _is_whole(value) and value >= 1,
         "a whole number ≥ 1",
     ),
     (
-        ("warmup_steps", "averaging_start_steps", "max_bad_steps"),
+        _FROM_ZERO,
         lambda value: _is_whole(value) and value >= 0,
         "a whole number ≥ 0",
     ),
