@@ -1,0 +1,114 @@
+"""Text to numbers: what counts as missing, which decimal sign, and which text is refused."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ostinato.errors import DataError
+
+MISSING = frozenset(("", "na", "nan", "null", "none", "n/a", "#n/a", "<na>", "-nan"))
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+_COMMA_NUMBER = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
+_GROUPED = re.compile(r"[+-]?\d{1,3}(?:[,. '\u00a0\u202f]\d{3})+(?:[.,]\d+)?")
+_INFINITE = re.compile(r"[+-]?inf(?:inity)?", re.IGNORECASE)
+
+
+class DecimalComma(Exception):  # noqa: N818 - a signal between two passes, never shown
+    """The file writes 1,5 for one and a half: read it again with that decimal sign."""
+
+
+def is_missing(text: str) -> bool:
+    """Whether a cell says that there is no value: empty, NA, NaN, null and their like, in any case."""
+    return text.strip().lower() in MISSING
+
+
+def is_number(text: str) -> bool:
+    """Whether a cell is a number with a decimal point."""
+    return _NUMBER.fullmatch(text.strip()) is not None
+
+
+def is_text(cell: str) -> bool:
+    """Whether a cell is a word, and not a number written in a way that is refused."""
+    text = cell.strip()
+    refused = (_NUMBER, _COMMA_NUMBER, _GROUPED, _INFINITE)
+    return not is_missing(text) and not any(pattern.fullmatch(text) for pattern in refused)
+
+
+def numbers(
+    column: list[str], error: Callable[[str, int], DataError], *, decimal: str | None = None
+) -> NDArray[np.float64]:
+    """Cells to float64 (n,), NaN where missing.
+
+    Args:
+        column: the cells.
+        error: makes the error for a message and a position in the column.
+        decimal: "." or ","; None reads points, and raises `DecimalComma` when a cell proves the comma.
+
+    Raises:
+        DataError: text, an infinity, or digits grouped in thousands.
+    """
+    quick = _quick(column)
+    if quick is not None and decimal != ",":
+        return quick
+    values = np.empty(len(column))
+    for position, cell in enumerate(column):
+        text = cell.strip()
+        if decimal == "," and _NUMBER.fullmatch(text.replace(",", ".", 1)) and "." not in text:
+            text = text.replace(",", ".", 1)
+        elif text.lower() in MISSING:
+            values[position] = math.nan
+            continue
+        elif decimal == "," or not _NUMBER.fullmatch(text):
+            if decimal is None and _COMMA_NUMBER.fullmatch(text):
+                _settle_comma(column, position, error)
+            raise error(_why(text, decimal), position)
+        values[position] = float(text)
+        if math.isinf(values[position]):
+            raise error(_why(text, decimal), position)
+    return values
+
+
+def _quick(column: list[str]) -> NDArray[np.float64] | None:
+    """The common case, without a loop in Python: None where any cell needs a closer look."""
+    try:
+        values = np.fromiter(map(float, column), np.float64, len(column))
+    except ValueError:
+        if "" not in column:
+            return None
+        try:
+            values = np.fromiter((float(cell or "nan") for cell in column), np.float64, len(column))
+        except ValueError:
+            return None
+    # float() also reads 1_000, digits of other scripts, and words for infinity
+    if np.isinf(values).any() or not (joined := "".join(column)).isascii() or "_" in joined:
+        return None
+    return values
+
+
+def _settle_comma(column: list[str], position: int, error: Callable[[str, int], DataError]) -> None:
+    """1,5 is a decimal comma; 1,500 could be fifteen hundred: only another value of the column can tell."""
+    commas = [cell.strip() for cell in column if "," in cell]
+    if all(_GROUPED.fullmatch(text) for text in commas):
+        raise error(
+            f"{commas[0]!r} could be a decimal comma or a separator of thousands; give --decimal , "
+            "if it is a decimal, else write numbers without separators of thousands",
+            position,
+        )
+    raise DecimalComma
+
+
+def _why(text: str, decimal: str | None) -> str:
+    if _INFINITE.fullmatch(text) or _NUMBER.fullmatch(text.replace(",", ".")) and decimal is None:
+        return f"{text!r} is infinite; write a finite number, or leave the cell empty where it is missing"
+    if _GROUPED.fullmatch(text):
+        return f"{text!r} has separators of thousands; write the number without them"
+    if decimal == "," and _NUMBER.fullmatch(text):
+        return f"expected a number with a decimal comma, found {text!r}; write one decimal sign, or set --decimal"
+    return (
+        f"expected a number, found the text {text!r}; correct the cell, or leave it empty where it is missing"
+    )
