@@ -124,25 +124,12 @@ def test_a_wrong_manifest_is_refused(tmp_path, key, value):
         RunFolder.open(tmp_path / "run")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "",
-        *[
-            "../secret",
-            "/etc/hostname",
-            "a/../../secret",
-            "a\\..\\b",
-            "C:x",
-            "./config.toml",
-            "a//b",
-            ".",
-            "nul\x00",
-            ".staged/x",
-            "Manifest.json",
-        ],
-    ],
+OUTSIDE = (
+    "../secret /etc/hostname a/../../secret a\\..\\b C:x ./config.toml a//b . nul\0 .staged/x Manifest.json"
 )
+
+
+@pytest.mark.parametrize("name", [*OUTSIDE.split(), ""])
 def test_names_cannot_lead_outside(tmp_path, name):
     (tmp_path / "secret").write_bytes(b"secret")
     make(tmp_path / "run")
