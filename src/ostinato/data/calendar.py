@@ -1,8 +1,8 @@
 """Smooth calendar features: sines and cosines of where a time lies in its hour, day, week, month and year.
 
 Source of the encoding: harmonic (Fourier) terms of a known period, as in dynamic harmonic regression
-(Hyndman and Athanasopoulos, *Forecasting: Principles and Practice*, section 12.1). Every feature lies in [-1, 1], so
-none of them needs a scaler, and 23:59 is next to 00:00.
+(Hyndman and Athanasopoulos, *Forecasting: Principles and Practice*, section 12.1). Every feature lies
+in [-1, 1], so none of them needs a scaler, and 23:59 is next to 00:00.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _cycle(name: str, period: int, step: int, harmonics: int) -> tuple[Cycle, ..
 
 
 def cycles_of(unit: str, step: int) -> tuple[Cycle, ...]:
-    """The cycles that vary at a frequency: `unit` is "s" (step in seconds), "B", "month" (step in months) or "step"."""
+    """The cycles that vary at a frequency; `step` is in seconds for the unit "s", in months for "month"."""
     if unit == "month":
         return () if step % 12 == 0 else _cycle("month_of_year", 12, step, 3)
     if unit == "B":
@@ -78,9 +78,7 @@ def phases(name: str, times: NDArray[np.datetime64], unit: str, step: int) -> ND
         period = HOUR_S if name == "minute_of_hour" else DAY_S
         within = seconds % period
         return (within - within % step if period % step == 0 else within) / period
-    if (
-        name == "day_of_week"
-    ):  # whole days, so that Saturday is the same all day long; day 0 (1970) was a Thursday
+    if name == "day_of_week":  # whole days: Saturday is the same all day; day 0 was a Thursday
         weekday = (days.astype(np.int64) + 3) % 7
         return np.minimum(weekday, 4) / 5 if unit == "B" else weekday / 7
     if name == "day_of_month":

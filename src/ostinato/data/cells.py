@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ostinato.errors import DataError
 
 MISSING = frozenset(("", "na", "nan", "null", "none", "n/a", "#n/a", "<na>", "-nan"))
+_MISSING_AS_WRITTEN = frozenset(("", "NA", "NaN", "nan", "null", "NULL", "None", "N/A"))
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 _COMMA_NUMBER = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
 _GROUPED = re.compile(r"[+-]?\d{1,3}(?:[,. '\u00a0\u202f]\d{3})+(?:[.,]\d+)?")
@@ -52,8 +53,8 @@ def numbers(
     Raises:
         DataError: text, an infinity, or digits grouped in thousands.
     """
-    quick = _quick(column)
-    if quick is not None and decimal != ",":
+    quick = _quick(column, decimal)
+    if quick is not None:
         return quick
     values = np.empty(len(column))
     for position, cell in enumerate(column):
@@ -73,21 +74,24 @@ def numbers(
     return values
 
 
-def _quick(column: list[str]) -> NDArray[np.float64] | None:
+def _quick(column: list[str], decimal: str | None) -> NDArray[np.float64] | None:
     """The common case, without a loop in Python: None where any cell needs a closer look."""
+    joined = "\0".join(column)
+    if not joined.isascii() or "_" in joined:  # float() also reads 1_000 and digits of other scripts
+        return None
+    if decimal == ",":
+        if "." in joined or joined.count("\0") != len(column) - 1:
+            return None
+        column = joined.replace(",", ".").split("\0")
     try:
         values = np.fromiter(map(float, column), np.float64, len(column))
     except ValueError:
-        if "" not in column:
-            return None
         try:
-            values = np.fromiter((float(cell or "nan") for cell in column), np.float64, len(column))
+            filled = ("nan" if cell in _MISSING_AS_WRITTEN else cell for cell in column)
+            values = np.fromiter(map(float, filled), np.float64, len(column))
         except ValueError:
             return None
-    # float() also reads 1_000, digits of other scripts, and words for infinity
-    if np.isinf(values).any() or not (joined := "".join(column)).isascii() or "_" in joined:
-        return None
-    return values
+    return None if np.isinf(values).any() else values
 
 
 def _settle_comma(column: list[str], position: int, error: Callable[[str, int], DataError]) -> None:
@@ -103,12 +107,13 @@ def _settle_comma(column: list[str], position: int, error: Callable[[str, int], 
 
 
 def _why(text: str, decimal: str | None) -> str:
-    if _INFINITE.fullmatch(text) or _NUMBER.fullmatch(text.replace(",", ".")) and decimal is None:
+    is_overflow = decimal is None and _NUMBER.fullmatch(text) is not None
+    if _INFINITE.fullmatch(text) or is_overflow:
         return f"{text!r} is infinite; write a finite number, or leave the cell empty where it is missing"
     if _GROUPED.fullmatch(text):
         return f"{text!r} has separators of thousands; write the number without them"
     if decimal == "," and _NUMBER.fullmatch(text):
-        return f"expected a number with a decimal comma, found {text!r}; write one decimal sign, or set --decimal"
+        return f"expected a number with a decimal comma, found {text!r}; use one sign, or set --decimal"
     return (
         f"expected a number, found the text {text!r}; correct the cell, or leave it empty where it is missing"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +43,7 @@ def resolve(source: ColumnSource, wanted: str | int, option: str) -> int:
         if names.count(wanted) > 1:
             places = [i for i, name in enumerate(names) if name == wanted]
             raise source.error(
-                f"{option}: the column {wanted!r} is there {len(places)} times; give its number, one of {places}",
+                f"{option}: {len(places)} columns are named {wanted!r}; give a number, one of {places}",
                 line=1,
             )
         return names.index(wanted)
@@ -65,11 +66,15 @@ class TextSource:
         self.table, self.names, self.n_notes_utc = table, table.names, 0
 
     def chunks(self, wanted: Sequence[int]) -> Iterator[tuple[list[Column], NDArray[np.int64]]]:
+        """The wanted columns, a chunk at a time."""
         for records in self.table.chunks(CHUNK_ROWS):
             columns: list[Column] = [[row[i] for row in records.rows] for i in wanted]
             yield columns, np.asarray(records.lines, np.int64)
 
     def error(self, message: str, line: int | None = None, column: str | None = None) -> DataError:
+        """An error that says where."""
+        if line == 1 and not self.table.header:
+            message += " (if the first line holds the names of the columns, leave out --no-header)"
         return DataError(message, path=self.table.path, line=line, column=column)
 
 
@@ -100,12 +105,14 @@ class FrameSource:
         self.n_notes_utc = 0
 
     def chunks(self, wanted: Sequence[int]) -> Iterator[tuple[list[Column], NDArray[np.int64]]]:
+        """The wanted columns, a chunk at a time."""
         columns = {i: self._column(i) for i in wanted}
         for first in range(0, self._n, CHUNK_ROWS):
             rows = slice(first, min(first + CHUNK_ROWS, self._n))
             yield [columns[i][rows] for i in wanted], np.arange(rows.start + 1, rows.stop + 1)
 
     def error(self, message: str, line: int | None = None, column: str | None = None) -> DataError:
+        """An error that says where."""
         where = [] if line is None else [f"row {line}"]
         where += [] if column is None else [f"column {column!r}"]
         error = DataError(f"{', '.join(where)}: {message}" if where else message)
@@ -143,7 +150,7 @@ def _from_numpy(values: NDArray[Any]) -> Column:
 
 
 def _is_null(value: Any) -> bool:
-    return value is None or value != value or str(value) == "<NA>"
+    return value is None or (isinstance(value, float) and math.isnan(value)) or str(value) in ("<NA>", "NaT")
 
 
 class ParquetSource:
@@ -159,6 +166,7 @@ class ParquetSource:
             self.names = list(file.schema_arrow.names)
 
     def chunks(self, wanted: Sequence[int]) -> Iterator[tuple[list[Column], NDArray[np.int64]]]:
+        """The wanted columns, a chunk at a time."""
         import pyarrow as pa
 
         done = 0
@@ -188,6 +196,7 @@ class ParquetSource:
                 ) from error
 
     def error(self, message: str, line: int | None = None, column: str | None = None) -> DataError:
+        """An error that says where."""
         where = "" if line is None else f"row {line}: "
         error = DataError(where + message, path=self.path, column=column)
         error.line = line

@@ -1,4 +1,4 @@
-"""`CovariateEncoding`: how text, yes/no and number columns become numbers, the same in training and prediction."""
+"""`CovariateEncoding`: how columns of text, yes/no and numbers become floats, in training and prediction."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _YES_NO = (("false", "true"), ("no", "yes"), ("n", "y"), ("f", "t"))
 
 @dataclass(frozen=True)
 class ColumnEncoding:
-    """One column. `kind` is "number", "boolean" (vocabulary = what means 0, what means 1) or "text" (one-hot)."""
+    """One column: "number", "boolean" (vocabulary: what means 0, what means 1) or "text" (one-hot)."""
 
     name: str
     kind: str
@@ -25,7 +25,7 @@ class ColumnEncoding:
 
     @classmethod
     def of_categories(cls, name: str, categories: list[str]) -> ColumnEncoding:
-        """The encoding of the texts found in a column: yes and no as one column, else one per category, sorted."""
+        """The encoding of a column's texts: yes and no as one float column, else one per category, sorted."""
         lower = {category.lower() for category in categories}
         for pair in _YES_NO:
             if lower and lower <= set(pair):
@@ -60,7 +60,7 @@ class ColumnEncoding:
 
 @dataclass(frozen=True)
 class CovariateEncoding:
-    """The encodings of the known, observed and static columns; stored with the run and used again in prediction."""
+    """The encodings of all covariates; stored with the run and used again in prediction."""
 
     known: tuple[ColumnEncoding, ...] = ()
     observed: tuple[ColumnEncoding, ...] = ()

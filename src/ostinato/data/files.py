@@ -1,8 +1,8 @@
 """Files as they come: compressed or inside an archive, in some encoding, with some separator. Gives records.
 
-Nothing here knows what a column means. Every failure that the bytes of a file can cause is a `DataError` that names
-the file, and the line where there is one; reading never runs anything, and a record has a bounded size, so a
-hostile file cannot exhaust the memory.
+Nothing here knows what a column means. Every failure that the bytes of a file can cause is a `DataError` that
+names the file, and the line where there is one; reading never runs anything, and a record has a bounded size,
+so a hostile file cannot exhaust the memory.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from dataclasses import dataclass
 from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 from ostinato.errors import DataError, InputError
 
 LINE_LIMIT = 1 << 24  # characters; a longer line is not a table
 _LINE_END = re.compile(r"\r\n|\r|\n")
 SEPARATORS = "\t;|,"  # in order of preference where several would fit
-_OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+_OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 _DAMAGED = (
     EOFError,
     OSError,
@@ -46,17 +46,20 @@ _DAMAGED = (
 def open_binary(path: str | Path) -> Iterator[BinaryIO]:
     """Open a file for reading bytes, through `.gz`, `.xz`, `.bz2` and the members of a `.zip`.
 
-    `archive.zip` opens its only member, `archive.zip/data.csv` the one named. Raises DataError for a file that is
-    missing, is a folder or cannot be read, and, while reading, for broken compression.
+    `archive.zip` opens its only member, `archive.zip/data.csv` the one named. Raises DataError for a file
+    that is missing, is a folder or cannot be read, and, while reading, for broken compression.
     """
     path = Path(path)
     archive, member = _split_archive(path)
     with _open_raw(archive, path) as raw:
         try:
             if archive.suffix.lower() == ".zip":
-                with zipfile.ZipFile(raw) as zipped, zipped.open(_member(zipped, member, archive)) as inner:
-                    with _decompressed(cast(BinaryIO, inner), Path(inner.name or "")) as plain:
-                        yield plain
+                with (
+                    zipfile.ZipFile(raw) as zipped,
+                    zipped.open(_member(zipped, member, archive)) as inner,
+                    _decompressed(cast(BinaryIO, inner), Path(inner.name or "")) as plain,
+                ):
+                    yield plain
             else:
                 with _decompressed(raw, archive) as plain:
                     yield plain
@@ -130,7 +133,7 @@ def is_parquet(path: str | Path) -> bool:
 
 @dataclass(frozen=True)
 class Records:
-    """Consecutive records of a text file. `rows` have equal width; `lines` are where each starts, counted from 1."""
+    """Consecutive records: `rows` of equal width, and `lines`, where each starts, counted from 1."""
 
     rows: list[list[str]]
     lines: list[int]
@@ -146,7 +149,7 @@ class TextTable:
         header: whether the first record holds the names; without it the columns are named "0", "1", ….
 
     Raises:
-        DataError: an empty file, wrong encoding, broken quoting, rows of unequal width: file and line are named.
+        DataError: an empty file, wrong encoding, broken quoting, rows of unequal width.
         InputError: an unknown encoding, a separator that is not one character.
     """
 
@@ -244,7 +247,7 @@ class TextTable:
         text.detach()  # the caller closes the bytes
 
     def _wrong_encoding(self, error: UnicodeError) -> DataError:
-        """Find the byte and the line that do not decode: the stream's own error counts from its last buffer."""
+        """Find the byte and the line that do not decode: the stream's error counts from its last buffer."""
         decoder = codecs.getincrementaldecoder(self.encoding)()
         offset, line, head = 0, 1, b""
         with open_binary(self.path) as raw:
@@ -254,9 +257,8 @@ class TextTable:
                 try:
                     line += decoder.decode(block).count("\n")
                 except UnicodeError as found:
-                    start = getattr(found, "start", 0)
-                    valid = (decoder.getstate()[0][:0] + block)[: max(start - pending, 0)]
-                    line += valid.count(b"\n")
+                    start = getattr(found, "start", 0)  # counts from the bytes kept of the last block
+                    line += block[: max(start - pending, 0)].count(b"\n")
                     offset += start - pending
                     break
                 offset += len(block)

@@ -62,9 +62,7 @@ def _season_lengths(unit: str, step: int) -> tuple[int, tuple[int, ...]]:
         points = round(365.25 * DAY_S / step)
         return (52 if step == WEEK_S else max(points, 1)), (points,) if points > 1 else ()
     periods = (WEEK_S, 365 * DAY_S) if step >= DAY_S else (DAY_S, WEEK_S)
-    if step < 60:
-        periods = (HOUR_S, DAY_S)
-    elif step == 60:
+    if step <= 60:
         periods = (HOUR_S, DAY_S)
     found = []
     for period in periods:
@@ -82,14 +80,14 @@ def _season_lengths(unit: str, step: int) -> tuple[int, tuple[int, ...]]:
 class Frequency:
     """A regular grid of times: a fixed number of seconds, of months, business days, or plain counted steps.
 
-    Make one with `Frequency.parse("30min")`. All times are `datetime64[s]` without a time zone; counted steps are
-    stored as seconds since 1970, so step k is the time k.
+    Make one with `Frequency.parse("30min")`. All times are `datetime64[s]` without a time zone; counted steps
+    are stored as seconds since 1970, so step k is the time k.
 
     Attributes:
         unit: "s", "month", "B" (Monday to Friday) or "step".
         step: length of one step in that unit (days, weeks, … are seconds; quarters and years are months).
         at_end: True where months are stamped with their last day.
-        season: steps of one season, for the seasonal baselines (24 hourly, 7 daily, 12 monthly, …; 1 is none).
+        season: steps of one season, for the seasonal baselines (24 hourly, 7 daily, 12 monthly; 1 is none).
         seasons: candidate seasons for networks, such as (24, 168) hourly or (7, 365) daily.
     """
 
@@ -107,7 +105,7 @@ class Frequency:
 
     @classmethod
     def parse(cls, text: str | Frequency) -> Frequency:
-        """Read `h`, `1h`, `30min`, `15T`, `D`, `W`, `MS`, `M`, `Q`, `Y`, `B`, …; raises InputError for others."""
+        """Read `h`, `1h`, `30min`, `15T`, `D`, `W`, `MS`, `M`, `Q`, `Y`, `B`, …; InputError for others."""
         if isinstance(text, Frequency):
             return text
         match = re.fullmatch(r"\s*(\d{0,9})\s*([A-Za-z]+)(?:-[A-Z]{3})?\s*", str(text))
@@ -143,9 +141,9 @@ class Frequency:
 
     # ------------------------------------------------------------------ times
     def times(self, start: np.datetime64, n: int, offset: int = 0) -> Times:
-        """The `n` times of the grid from `start` + `offset` steps (which may be negative): datetime64[s] (n,)."""
+        """The `n` times of the grid from `offset` steps (also negative) after `start`: datetime64[s] (n,)."""
         steps = np.arange(offset, offset + n, dtype=np.int64)
-        return self.shift(np.datetime64(start, "s"), steps)
+        return self.shift(start, steps)
 
     def shift(self, start: np.datetime64 | Times, steps: NDArray[np.int64]) -> Times:
         """`start` moved by whole steps; both may be arrays that broadcast."""
@@ -182,7 +180,7 @@ class Frequency:
             return seconds // self.step, seconds % self.step == 0
         if self.unit == "B":
             first, days = start.astype("datetime64[D]"), times.astype("datetime64[D]")
-            steps = np.busday_count(*np.broadcast_arrays(first, days)).astype(np.int64)
+            steps = np.asarray(np.busday_count(first, days), np.int64)
         else:
             months = (times.astype("datetime64[M]") - start.astype("datetime64[M]")).astype(np.int64)
             steps = months // self.step
@@ -235,6 +233,6 @@ class Frequency:
     def from_json(cls, stored: dict[str, object]) -> Frequency:
         """The frequency that `to_json` wrote."""
         seasons = stored["seasons"]
-        assert isinstance(seasons, list)  # noqa: S101 - narrows the type of our own file
+        assert isinstance(seasons, list)
         season = int(str(stored["season"]))
         return replace(cls.parse(str(stored["name"])), season=season, seasons=tuple(map(int, seasons)))

@@ -1,4 +1,4 @@
-"""Parsed rows to series on a regular grid: one pass to measure, one to scatter; the same in memory and on disk."""
+"""Parsed rows to series on a regular grid: one pass to measure, one to scatter, in memory or on disk."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Measured:
 
 @dataclass
 class Gridded:
-    """All series laid end to end. Series i has rows `starts[i]:starts[i] + lengths[i]`; future rows follow in `known`."""
+    """All series laid end to end; in `known` the future rows of a series follow its past ones."""
 
     codes: Ints
     first: Ints
@@ -99,11 +99,22 @@ def note_known(found: Measured, times: Ints, codes: Ints, known: Floats) -> None
 
 
 def choose_frequency(
-    found: Measured, source: ColumnSource, given: Frequency | None, *, counts_steps: bool
+    found: Measured, source: ColumnSource, given: Frequency | None, *, counts_steps: bool, is_trained: bool
 ) -> tuple[Frequency, str]:
-    """The grid of the table, and a sentence that says how it was found. Raises DataError where there is none."""
+    """The grid of the table, and a sentence that says how it was found. Raises DataError where there is none.
+
+    `given` is what the user says or, where `is_trained`, what the model was trained on: then most rows must
+    have that step.
+    """
     steps = found.steps
     if given is not None:
+        if is_trained and steps.n_steps:
+            own, count = steps.most_common()
+            if 2 * count > steps.n_steps and (own.step, own.at_end) != (given.step, given.at_end):
+                raise source.error(
+                    f"the model was trained on the frequency {given}, and the most common step of this table "
+                    f"is {own.name}; aggregate the rows, or train on tables of this frequency"
+                )
         if given.unit == "month" and not given.at_end and steps.month_ends():
             given = Frequency.of("month", given.step, at_end=True).with_season(given.season)
         return given, f"frequency {given}, as given"
@@ -126,13 +137,13 @@ def check_phases(found: Measured, source: ColumnSource, frequency: Frequency, na
         other = int((phase != phase[0]).argmax())
         first, second = frequency.format(times[[0, other]])
         raise source.error(
-            f"series {names[kept[0]]!r} starts at {first} and series {names[kept[other]]!r} at {second}: no grid of {frequency} "
-            "holds both; shift one of them, or give a finer --freq"
+            f"series {names[kept[0]]!r} starts at {first} and series {names[kept[other]]!r} at {second}: no "
+            f"grid of {frequency} holds both; shift one of them, or give a finer --freq"
         )
 
 
 class Scatter:
-    """The second pass: every row to its place, in arrays that are mapped from disk where the rows are on disk.
+    """The second pass: every row to its place.
 
     Args:
         found: the first pass.
@@ -141,7 +152,7 @@ class Scatter:
         names: of the series.
         encoding: turns the covariates' cells into columns.
         is_inferred: whether the frequency was found from the data.
-        scratch: the folder for mapped arrays; None keeps them in memory.
+        scratch: the folder that the arrays are mapped from; None keeps them in memory.
     """
 
     def __init__(
@@ -175,13 +186,13 @@ class Scatter:
         return np.where(counts, np.maximum(steps + 1, 0), 0)
 
     def check_density(self, source: ColumnSource) -> None:
-        """Refuse a grid that would be nearly empty: the times are irregular, or the frequency is far too fine."""
-        n_grid, n_rows = int(self.lengths.sum()), self.found.n_rows
+        """Refuse a grid that would be nearly empty: irregular times, or a frequency that is far too fine."""
+        n_grid, n_rows = float(self.extents.astype(np.float64).sum()), self.found.n_rows
         limit = _SPARSEST_FOUND if self.is_inferred else _SPARSEST_GIVEN
         if n_grid > 1000 and n_rows < limit * n_grid:
             raise source.error(
-                f"{n_rows:,} rows would be spread over {n_grid:,} times of the grid {self.frequency}: the times are "
-                "too irregular; give --freq with a coarser step and aggregate the rows to it first"
+                f"{n_rows:,} rows would be spread over {n_grid:,.0f} times of the grid {self.frequency}: the "
+                "times are too irregular; give --freq with a coarser step and aggregate the rows to it first"
             )
 
     def allocate(self) -> None:
@@ -220,7 +231,7 @@ class Scatter:
             self._release()
 
     def scatter_future(self, store: RowStore, source: ColumnSource, *, counts_positions: bool) -> None:
-        """Place rows of known values after the last target of their series; earlier ones are counted, not used."""
+        """Place rows of known values after the last target of their series; earlier ones are only counted."""
         seen = full((len(self.known), 1), 0, np.int64, None if self.scratch is None else self.scratch.get())
         for head, body in store.chunks():
             n_rows = len(head)
@@ -263,8 +274,9 @@ class Scatter:
             if wrong.any():
                 row = int(wrong.argmax())
                 raise source.error(
-                    f"a static value changes within series {self.names[int(where[row])]!r} (it differs from line "
-                    f"{int(self.static_lines[where[row], column])}); make it constant, or use it as observed or known",
+                    f"a static value changes within series {self.names[int(where[row])]!r} (it differs from "
+                    f"line {int(self.static_lines[where[row], column])}); make it constant, "
+                    "or use it as observed or known",
                     line=int(at[row]),
                     column=name,
                 )
@@ -288,8 +300,8 @@ class Scatter:
             else ""
         )
         raise source.error(
-            f"the time {time}{series} is there twice, first in line {before}{clocks}; keep one of the rows, or name "
-            "the column that tells series apart with --series",
+            f"the time {time}{series} is there twice, first in line {before}{clocks}; keep one of the rows, "
+            "or name the column that tells series apart with --series",
             line=int(lines[row]),
         )
 
@@ -301,7 +313,7 @@ class Scatter:
             cure = f"the most common step is {self.frequency.name}, but only {divisor} would hold every row; "
             cure += "correct the times, aggregate the rows to a regular grid, or give --freq"
         else:
-            cure = f"the coarsest grid that holds every row is {divisor}; give that as --freq, or aggregate the rows"
+            cure = f"the coarsest grid that holds every row is {divisor}; use it, or aggregate the rows"
         return source.error(
             f"the time {shown} is not on the grid {self.frequency}: {cure}", line=int(head[2])
         )

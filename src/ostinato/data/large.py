@@ -1,4 +1,4 @@
-"""Rows on their way from a file to their series: in memory while they fit the budget, else in a temporary folder."""
+"""Rows on their way from a file to their series: in memory within a budget, else in a temporary folder."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Scratch:
 
 
 class RowStore:
-    """Parsed rows in file order: a head (time, series number, line: int64) and a body of `width` float64 cells.
+    """Parsed rows in file order: head (time, series number, line: int64) and body (`width` float64 cells).
 
     Args:
         width: cells in a body.

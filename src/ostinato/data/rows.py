@@ -1,4 +1,4 @@
-"""Columns to parsed rows: times to seconds, series to numbers, cells to float64, in one pass over any source."""
+"""Columns to parsed rows: times to seconds, series to their numbers, cells to float64, in one pass."""
 
 from __future__ import annotations
 
@@ -24,14 +24,18 @@ ONLY_SERIES = "series"
 
 @dataclass(frozen=True)
 class Layout:
-    """Indices of the columns that play each role; `time` or `series` is None where the table has none."""
+    """Indices of the columns that play each role.
+
+    `time` or `series` is None where the table has none; a target, observed or static column is None where a
+    file of future rows does not need it.
+    """
 
     time: int | None
     series: int | None
-    target: tuple[int | None, ...]  # None: a file of future rows need not have the targets
-    known: tuple[int, ...]
-    observed: tuple[int, ...]
-    static: tuple[int, ...]
+    target: tuple[int | None, ...]
+    known: tuple[int | None, ...]
+    observed: tuple[int | None, ...]
+    static: tuple[int | None, ...]
 
     @property
     def wanted(self) -> list[int]:
@@ -54,7 +58,7 @@ class TextInNumbers(Exception):  # noqa: N818 - a signal between two passes, nev
 
 @dataclass
 class Categories:
-    """The texts of one covariate column, numbered as they come, and where the first one that is no number is."""
+    """The texts of one covariate column, numbered as they come, and the first one that is no number."""
 
     name: str
     codes: dict[str, float] = field(default_factory=dict)
@@ -101,16 +105,15 @@ class Categories:
         if len(words) > MOST_MIXED_CATEGORIES and any(map(is_number, words)) and self.first_text:
             line, text = self.first_text
             raise source.error(
-                f"expected a number, as in other rows of this column, found the text {text!r}; correct the cell",
+                f"expected a number, as in other rows of this column, found the text {text!r}; correct the "
+                "cell",
                 line=line,
                 column=self.name,
             )
         return ColumnEncoding.of_categories(self.name, sorted(words))
 
-    def remap(self, encoding: ColumnEncoding) -> NDArray[np.float64] | None:
-        """From codes as they came to places in the vocabulary: a look-up table, None where they are the same."""
-        if self.fixed is not None:
-            return None
+    def remap(self, encoding: ColumnEncoding) -> NDArray[np.float64]:
+        """A table from codes as they came to places in the vocabulary."""
         table = np.full(len(self.codes) + 1, UNKNOWN_CODE)
         for word, code in self.codes.items():
             if not np.isnan(code):

@@ -17,8 +17,8 @@ _MOST_DISTINCT = 1 << 20
 class StepStatistics:
     """Counts the steps of every series while its rows go by, in constant memory.
 
-    Rows may come in any order: they are sorted inside each chunk, so a file that is unordered throughout and longer
-    than a chunk leaves only the greatest common divisor of its steps as a safe guess.
+    Rows may come in any order: they are sorted inside each chunk, so a file that is unordered throughout and
+    longer than a chunk leaves only the greatest common divisor of its steps as a safe guess.
     """
 
     def __init__(self) -> None:

@@ -22,8 +22,8 @@ Names = str | int | Sequence[str | int]
 class SeriesSpec:
     """Which columns of a table play which role, and how the table is written.
 
-    A column is a name, or a number that counts from 0, negative from the end. Where a list is expected a single
-    column may stand alone.
+    A column is a name, or a number that counts from 0, negative from the end. Where a list is expected a
+    single column may stand alone.
 
     Args:
         target: what is forecast, one column or several.
@@ -92,7 +92,7 @@ class SeriesSpec:
 
 @dataclass(frozen=True)
 class Note:
-    """Something that reading did or found and the user should know; `count` rows, cells or series are concerned."""
+    """What reading did or found; `count` is how many rows, cells or series it concerns."""
 
     kind: str
     message: str
@@ -145,7 +145,8 @@ class SeriesTable:
         series: in the order of their first row.
         frequency: the grid.
         targets: names of the C targets.
-        known, observed, static: names of the K, O and S float columns; a text column has one for each category.
+        known, observed, static: names of the K, O and S float columns; a text column has one for each
+            category.
         notes: what reading did.
         encoding: of the covariates; give it to `read_series` to read other tables the same way.
         spec: the roles of the columns.
@@ -213,8 +214,8 @@ class SeriesTable:
         shortest = min(self.series, key=lambda series: series.length)
         if shortest.length <= n:
             raise DataError(
-                f"cannot hold out {n} rows of every series: series {shortest.id!r} has only {shortest.length}; hold "
-                "out fewer, or drop short series first"
+                f"cannot hold out {n} rows of every series: series {shortest.id!r} has only "
+                f"{shortest.length}; hold out fewer, or drop short series first"
             )
         return replace(self, series=[series.until(series.length - n) for series in self.series]), self
 
@@ -229,7 +230,7 @@ class SeriesTable:
         return {"series": ids, "time": times} | {name: values[:, i] for i, name in enumerate(self.targets)}
 
     def schema(self) -> dict[str, Any]:
-        """Plain JSON values for a run folder: all that reading a table for prediction needs; see `TableSchema`."""
+        """Plain JSON values for a run folder, which `TableSchema.from_json` reads back."""
         if self.spec is None:
             raise InputError("the table was not read from columns, so it has no schema to store")
         return TableSchema(self.spec, self.encoding, self.frequency).to_json()
@@ -237,7 +238,7 @@ class SeriesTable:
 
 @dataclass(frozen=True)
 class TableSchema:
-    """Spec, encoding and frequency of the training table; `read_series(path, schema=…)` reads others like it."""
+    """Spec, encoding and frequency of the training table; `read_series(…, schema=…)` reads others like it."""
 
     spec: SeriesSpec
     encoding: CovariateEncoding

@@ -19,8 +19,8 @@ Seconds = NDArray[np.int64]
 _CLOCK = r"(?:[T ]+(\d{1,2}):(\d{2})(?::(\d{2})(?:\.0*)?)?(?:\s*([AaPp])\.?[Mm]\.?)?)?"
 _ISO = r"\d{4}-\d\d(?:-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?)?)?"
 _ISO_COLUMN = re.compile(rf"(?>{_ISO}\n)*+")
-_ISO_LIKE = re.compile(rf"{_ISO}.*|\d{{8}}T.*")
-_YEAR_FIRST = re.compile(rf"(\d{{4}})[/.](\d{{1,2}})[/.](\d{{1,2}}){_CLOCK}")
+_ISO_LIKE = re.compile(rf"{_ISO}(?:[.,]\d+)?(?: ?(?:Z|UTC|[+-]\d\d:?\d\d))?")
+_YEAR_FIRST = re.compile(rf"(\d{{4}})[/.-](\d{{1,2}})[/.-](\d{{1,2}}){_CLOCK}")
 _YEAR_LAST = re.compile(rf"(\d{{1,2}})[/.-](\d{{1,2}})[/.-](\d{{4}}){_CLOCK}")
 _SHORT_YEAR = re.compile(r"\d{1,2}[/.-]\d{1,2}[/.-]\d{2}(?:\D.*)?")
 _QUARTER = re.compile(r"(\d{4})[- ]?[Qq]([1-4])")
@@ -38,7 +38,7 @@ class TimeParser:
     """Reads one column of times, chunk by chunk, and remembers the form that its first value fixed.
 
     Args:
-        time_format: strptime codes, or "step" (counted steps), "epoch_s", "epoch_ms"; None decides from the data.
+        time_format: strptime codes, or "step" (counted steps), "epoch_s", "epoch_ms"; None decides.
         day_first: reads 1/2/2016 as the first of February; False until a value of the file proves otherwise.
 
     `parse` raises DataError through `error`, which knows the file: `error(message, position in the chunk)`.
@@ -104,14 +104,18 @@ class TimeParser:
         first = column[0]
         if _INTEGER.fullmatch(first):
             return self._decide_integer(column)
-        for kind, pattern in (
-            ("iso", _ISO_LIKE),
-            ("year first", _YEAR_FIRST),
-            ("year last", _YEAR_LAST),
-            ("quarter", _QUARTER),
-        ):
-            if pattern.fullmatch(first):
+        forms = {
+            "iso": _ISO_LIKE,
+            "year first": _YEAR_FIRST,
+            "year last": _YEAR_LAST,
+            "quarter": _QUARTER,
+        }
+        fitting = [kind for kind, pattern in forms.items() if pattern.fullmatch(first)]
+        for kind in fitting:
+            if all(map(forms[kind].fullmatch, column[:1000])):
                 return kind
+        if fitting:
+            return fitting[0]
         if _SHORT_YEAR.fullmatch(first):
             raise self._error(
                 f"the year of {first!r} has two digits; give --time-format, such as '%d/%m/%y'", 0
@@ -164,7 +168,7 @@ class TimeParser:
         return self._each(column, self._iso_value)
 
     def _iso_value(self, value: str) -> int:
-        value = f"{value}-01" if len(value) == 7 else value
+        value = f"{value}-01" if len(value) == 7 else value.replace(" UTC", "Z").replace("UTC", "Z")
         moment = datetime.fromisoformat(value)
         if self.is_aware is None:
             self.is_aware = moment.tzinfo is not None
@@ -176,12 +180,15 @@ class TimeParser:
         form = self.time_format or ""
         if form in _SPECIAL:
             values = self._integer_values(column)
-            if form == "epoch_ms":
-                if (values % 1000).any():
-                    raise self._wrong(column[int((values % 1000 != 0).argmax())], 0, " (parts of a second)")
-                return values // 1000
-            return values
-        return self._each(column, lambda value: _seconds(datetime.strptime(value, form)))  # noqa: DTZ007
+            scale = 1000 if form == "epoch_ms" else 1
+            wrong = values % scale != 0
+            if form != "step":  # the years 1 to 9999
+                wrong |= (values < -62_135_596_800 * scale) | (values > 253_402_300_799 * scale)
+            if wrong.any():
+                position = int(wrong.argmax())
+                raise self._wrong(column[position], position, " (parts of a second, or beyond the year 9999)")
+            return values // scale
+        return self._each(column, lambda value: _seconds(datetime.strptime(value, form)))
 
     def _integer_values(self, column: list[str]) -> NDArray[np.int64]:
         for position, value in enumerate(column):
@@ -268,7 +275,7 @@ def _seconds(moment: datetime) -> int:
 
 
 def _civil(year: Seconds, month: Seconds, day: Seconds, refuse: Callable[[int], DataError]) -> Seconds:
-    """Midnight of calendar days as seconds; `refuse(position)` makes the error for a day that does not exist."""
+    """Midnight of calendar days as seconds; `refuse(position)` makes the error for a day there is not."""
     months = (year - 1970) * 12 + month - 1
     first = months.astype("datetime64[M]").astype("datetime64[D]")
     length = ((months + 1).astype("datetime64[M]").astype("datetime64[D]") - first).astype(np.int64)
