@@ -233,16 +233,17 @@ def is_committed(path: str | os.PathLike[str]) -> bool:
 
 def json_text(value: Any) -> str:
     """Canonical JSON: sorted keys, two spaces, a final line end; NaN and infinities become null."""
-    return json.dumps(_finite(value), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(plain_json(value), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _finite(value: Any) -> Any:
+def plain_json(value: Any) -> Any:
+    """Values that JSON knows: arrays become lists, tuples too; NaN and infinities become null."""
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): plain_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [plain_json(item) for item in value]
     if hasattr(value, "tolist"):  # numpy scalars and arrays
-        return _finite(value.tolist())
+        return plain_json(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -1,0 +1,19 @@
+"""The roof: the command `ostinato`. It parses, calls an estimator, and prints; nothing imports it.
+
+`ostinato --help` must answer at once, so that nothing heavy (torch, matplotlib) is imported before a command
+runs.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+STARTED_S = time.monotonic()  # --max-time counts from here, imports included
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command with `arguments` (by default those of the process) and exit: 0, 1, 2 or 130."""
+    from ostinato.cli.commands import app
+
+    sys.exit(app(arguments))

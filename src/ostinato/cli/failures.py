@@ -1,0 +1,54 @@
+"""How a command ends: one clear message on standard error and an exit code, never a traceback for a user's
+mistake."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from ostinato.errors import OstinatoError
+
+FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
+# the place given on the command line is wrong, not the run
+_WRONG_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ENOENT}
+_WRONG_PLACE |= {errno.EEXIST, errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP}
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Make a command end as promised: 0 done, 1 the run failed, 2 the command line or the data is wrong, 130
+    Ctrl-C.
+
+    An error that is none of ours is a defect: it keeps its traceback and exits 1.
+    """
+
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+            sys.stdout.flush()
+        except OstinatoError as error:
+            _end(str(error), error.exit_code)
+        except KeyboardInterrupt:
+            _end("interrupted; a run with checkpoints goes on with --resume", INTERRUPTED)
+        except BrokenPipeError:
+            # whoever read our output has left; Python would complain once more when it closes the stream
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(FAILED) from None
+        except MemoryError:
+            _end("out of memory; take a smaller --batch-size or --hidden, or a shorter file", FAILED)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            _end(f"{where}{error.strerror or error}", WRONG_INPUT if error.errno in _WRONG_PLACE else FAILED)
+
+    return guarded
+
+
+def _end(message: str, code: int) -> None:
+    typer.echo(f"ostinato: {message}", err=True)
+    raise typer.Exit(code)
