@@ -44,7 +44,9 @@ class FakeForecaster:
         test: int = 0,
         seed: int = 0,
         device: str = "auto",
+        progress: str = "auto",
     ):
+        self.progress = progress
         self.settings = dict(horizon=horizon, cell=cell, hidden_size=hidden_size, num_layers=num_layers)
         self.settings |= dict(max_time_s=max_time_s, test=test, seed=seed, device=device)
         self.notes_ = ["3 rows were out of order and were sorted"]
@@ -59,13 +61,12 @@ class FakeForecaster:
         future: object = None,
         out: object = None,
         resume: bool = False,
-        progress: str = "auto",
         started_s: float | None = None,
     ):
         print("chatter of a library")  # noqa: T201 - what the command has to keep off standard output
         assert started_s <= monotonic()
         fitted = dict(data=str(data), time=time, target=target, header=header, resume=resume)
-        self.calls.append((self.settings, {**fitted, "progress": progress, "future": future}))
+        self.calls.append((self.settings, {**fitted, "progress": self.progress, "future": future}))
         if self.fails is not None:
             raise self.fails
         if not (out / "manifest.json").exists():

@@ -114,7 +114,6 @@ def train_forecast(  # noqa: PLR0913 - one parameter per option is Typer's way
     layers: Annotated[int | None, _model("Recurrent layers.", "N")] = None,
     head: Annotated[str | None, _model("quantile, gaussian, student_t or negative_binomial.", "NAME")] = None,
     test: Annotated[int | None, _training("Hold out the last N points of every series.", "N")] = None,
-    valid: Annotated[int | None, _training("Points for validation, before the test part.", "N")] = None,
     epochs: Annotated[int | None, _training("Passes over the data.", "N")] = None,
     steps: Annotated[int | None, _training("Optimizer steps.", "N")] = None,
     max_time: Annotated[
@@ -153,7 +152,7 @@ def train_forecast(  # noqa: PLR0913 - one parameter per option is Typer's way
         "observed": observed or None, "static": static or None, "frequency": freq, "start": start,
         "time_format": time_format, "separator": separator, "decimal": decimal, "encoding": encoding,
         "header": False if no_header else None, "season": season, "cell": cell, "hidden_size": hidden,
-        "num_layers": layers, "head": head, "test": test, "valid": valid, "epochs": epochs, "steps": steps,
+        "num_layers": layers, "head": head, "test": test, "epochs": epochs, "steps": steps,
         "max_time_s": max_time, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
         "device": device,
     }  # fmt: skip

@@ -20,8 +20,8 @@ from ostinato.errors import InputError
 # task -> the file in bundled/, and the settings of its demo
 DEMOS: dict[str, tuple[str, dict[str, Any]]] = {
     "forecast": (
-        "air_passengers.csv",
-        {"time": "month", "target": "passengers", "horizon": 12, "test": 12, "max_time_s": 120.0},
+        "airpassengers.csv",
+        {"time": "Month", "target": "#Passengers", "horizon": 12, "test": 12, "max_time_s": 120.0},
     ),
 }
 # arguments of `fit` that are not settings: the data, where the run goes, and how it is shown
@@ -54,14 +54,16 @@ def train_forecast(
     estimator = _forecaster_class()
     settings = _given(settings_class(estimator), config, overrides, options)
     own = inspect.signature(estimator).parameters
-    forecaster = estimator(**{name: value for name, value in settings.items() if name in own})
+    forecaster = estimator(
+        **{name: value for name, value in settings.items() if name in own},
+        progress="quiet" if quiet else "auto",
+    )
     forecaster.fit(
         data,
         **{name: value for name, value in settings.items() if name not in own},
         **({} if future is None else {"future": future}),
         out=out,
         resume=resume,
-        progress="quiet" if quiet else "auto",
         started_s=STARTED_S,
     )
     from ostinato.training.run_folder import RunFolder
