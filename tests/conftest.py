@@ -15,3 +15,9 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5, torch.bfloat16: 2e-2}
 def _seeded_and_single_threaded() -> None:
     torch.manual_seed(20261122)
     torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+
+
+@pytest.fixture
+def tolerance() -> dict[torch.dtype, float]:
+    """The tolerance table: maximum error over maximum value, by dtype."""
+    return TOLERANCE

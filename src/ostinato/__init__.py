@@ -20,6 +20,11 @@ _HOME: dict[str, str] = {
     "GRU": "ostinato.layers.gated",
     "from_torch": "ostinato.layers.torch_compat",
     "Cell": "ostinato.layers.cells",
+    "RNNCell": "ostinato.layers.cells",
+    "LSTMCell": "ostinato.layers.cells",
+    "GRUCell": "ostinato.layers.cells",
+    "Recurrent": "ostinato.layers.recurrent",
+    "set_mask_key": "ostinato.layers.dropout",
     "OstinatoError": "ostinato.errors",
     "InputError": "ostinato.errors",
 }

@@ -220,7 +220,7 @@ def _state_header(data: bytes) -> dict[str, Any]:
         ) from error
     if version > STATE_FORMAT:
         raise InputError(
-            f"State.from_bytes: format {version} is newer than {STATE_FORMAT}, the newest that is read here; upgrade"
+            f"State.from_bytes: format {version} is newer than {STATE_FORMAT}, the newest known here; upgrade"
         )
     return dict(header)
 
@@ -372,7 +372,7 @@ pytree.register_pytree_node(
 pytree.register_pytree_node(
     Output,
     lambda output: ([output.y, output.state, output.states, output.mask], output.directions),
-    lambda parts, directions: Output(*parts, directions=directions),
+    lambda parts, directions: Output(*[*parts, directions]),
     serialized_type_name="ostinato.types.Output",
     to_dumpable_context=int,
     from_dumpable_context=int,

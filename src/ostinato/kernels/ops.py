@@ -23,10 +23,14 @@ BACKENDS = ("auto", "torch", "torch steps", "reference")
 
 
 class Path(NamedTuple):
-    """Which backend a call takes, and why not a faster one ('' where it is the fastest)."""
+    """Which backend a call takes, and why not a faster one ('' where it is the fastest).
+
+    `is_fallback`: a faster one was passed over, rather than not asked for.
+    """
 
     path: str
     reason: str
+    is_fallback: bool = False
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}" if self.reason else self.path
@@ -40,7 +44,7 @@ class Request(NamedTuple):
     has_recurrent_dropout: bool = False
 
 
-def choose(spec: CellSpec, options: CellOptions, request: Request, backend: str = "auto") -> Path:
+def choose(spec: CellSpec, options: CellOptions, request: Request, backend: str, like: Tensor) -> Path:
     """The fastest backend that computes exactly this, or the one asked for.
 
     Raises:
@@ -49,7 +53,7 @@ def choose(spec: CellSpec, options: CellOptions, request: Request, backend: str 
     if backend not in BACKENDS:
         raise InputError(f"backend: unknown name {backend!r}; known: {', '.join(BACKENDS)}")
     reasons: list[str] = []
-    for name, obstacle in _candidates(spec, options, request):
+    for name, obstacle in _candidates(spec, options, request, like):
         if backend == name:
             if obstacle:
                 raise InputError(f"backend={name!r} cannot run this ({obstacle}); use backend='auto'")
@@ -57,13 +61,15 @@ def choose(spec: CellSpec, options: CellOptions, request: Request, backend: str 
         if obstacle:
             reasons.append(f"not {name!r}: {obstacle}")
         elif backend == "auto":
-            return Path(name, "; ".join(reasons))
+            return Path(name, "; ".join(reasons), bool(reasons))
     raise AssertionError("the reference takes every call")
 
 
-def _candidates(spec: CellSpec, options: CellOptions, request: Request) -> list[tuple[str, str | None]]:
+def _candidates(
+    spec: CellSpec, options: CellOptions, request: Request, like: Tensor
+) -> list[tuple[str, str | None]]:
     """Backends from the fastest to the slowest, each with what keeps it from this call (None: nothing)."""
-    fused = torch_fused.obstacle(spec, options)
+    fused = torch_fused.obstacle(spec, options, like)
     if request.has_resets:
         fused = fused or "resets inside a stretch"
     if request.has_recurrent_dropout:
@@ -120,15 +126,19 @@ class Stretch:
         t = torch.arange(self.n_steps, device=self.mask.device)
         return torch.argsort(torch.where(self.mask, -t, self.n_steps), dim=1, stable=True)
 
+    @property
+    def reversed_resets(self) -> Tensor | None:
+        """(B, T) as the reverse direction meets them: it resets after step t, so before its next step."""
+        return None if self.resets is None else F.pad(self.resets.flip(1), (1, -1))
+
     def flipped(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """`(mask, resets, dt)` as the reverse direction meets them, (B, T).
 
-        It resets after step t, so a reset moves to the step that it takes next; the time between two real
-        steps is the same in both directions, so dt moves likewise, and is 0 at its first step.
+        The time between two real steps is the same in both directions, so dt moves to the other one of
+        them, and is 0 at the first step of the reverse direction.
         """
         mask = None if self.mask is None else self.mask.flip(1)
-        resets = None if self.resets is None else F.pad(self.resets.flip(1), (1, -1))
-        return mask, resets, None if self.dt is None else self._reversed_dt()
+        return mask, self.reversed_resets, None if self.dt is None else self._reversed_dt()
 
     def _reversed_dt(self) -> Tensor:
         assert self.dt is not None

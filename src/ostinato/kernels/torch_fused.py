@@ -7,6 +7,7 @@ padding by one more input column that opens the forget gate and closes the input
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 
 import torch
@@ -18,8 +19,10 @@ from ostinato.kernels.reference import CellOptions, CellSpec, Leaves
 _SATURATED = 1e4
 
 
-def obstacle(spec: CellSpec, options: CellOptions) -> str | None:
+def obstacle(spec: CellSpec, options: CellOptions, like: Tensor) -> str | None:
     """Why PyTorch has no fused form of this cell; None where it has one."""
+    if like.device.type not in ("cpu", "cuda"):
+        return f"PyTorch's fused layers are not verified on {like.device.type}"
     missing = [name for name in ("norm", "peephole", "coupled_gates", "zoneout") if getattr(options, name)]
     if spec.name == "gru" and not options.reset_after:
         missing.append("reset_after=False")
@@ -42,12 +45,16 @@ def run(
     """
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
     flat = [tensors[name] for name in names if name in tensors]
-    settings = ("bias_ih" in tensors, 1, 0.0, False, False, False)
+    # train: cuDNN and oneDNN keep what backward needs; there is no dropout here for it to switch on.
+    settings = ("bias_ih" in tensors, 1, 0.0, torch.is_grad_enabled(), False, False)
     h = state["h"].unsqueeze(0)
     if spec.name == "lstm":
         if lengths is not None:
             xs, flat[0] = _with_padding_column(xs, flat[0], lengths)
-        ys, last_h, last_c = torch._VF.lstm(xs, (h, state["c"].unsqueeze(0)), flat, *settings)
+        with warnings.catch_warnings():
+            # oneDNN leaves projections to PyTorch's own fused loop, which is this path too.
+            warnings.filterwarnings("ignore", "LSTM with projections is not supported with oneDNN")
+            ys, last_h, last_c = torch._VF.lstm(xs, (h, state["c"].unsqueeze(0)), flat, *settings)
         final = {"h": last_h[0], "c": last_c[0]}
     else:
         kind = spec.name if spec.name == "gru" else f"rnn_{options.nonlinearity}"

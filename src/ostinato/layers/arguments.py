@@ -12,6 +12,17 @@ from ostinato.kernels.ops import Stretch
 from ostinato.types import State
 
 
+def check_sizes(where: str, **sizes: object) -> None:
+    """Every size is an integer of at least 1.
+
+    Raises:
+        InputError: names the one that is not.
+    """
+    for name, value in sizes.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{where}: {name}={value!r}, expected an integer of at least 1")
+
+
 def check_input(where: str, x: object, input_size: int, n_axes: int, like: Tensor) -> Tensor:
     """x in the dtype that the layer computes in: its weights', whatever autocast is active.
 
@@ -40,12 +51,13 @@ def check_input(where: str, x: object, input_size: int, n_axes: int, like: Tenso
 
 def check_leaves(
     where: str, state: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]], B: int, like: Tensor
-) -> None:
-    """Every named leaf is there, (B, *s), in the weights' dtype and on their device; never broadcast.
+) -> dict[str, Tensor]:
+    """The named leaves, each (B, *s) in the weights' dtype and on their device; nothing is broadcast.
 
     Raises:
         SizeError: what is wrong with which leaf.
     """
+    leaves = {}
     for name, shape in shapes.items():
         leaf = state.get(name)
         if not isinstance(leaf, Tensor):
@@ -57,6 +69,8 @@ def check_leaves(
                 f"{where}: state.{name} is {leaf.dtype} on {leaf.device}, expected {like.dtype} on "
                 f"{like.device}; use state.to(…)"
             )
+        leaves[name] = leaf
+    return leaves
 
 
 def check_state(where: str, state: object) -> State:

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ostinato.errors import InputError
 from ostinato.kernels import ops
 from ostinato.kernels.ops import Path, Request, Result, Stretch
 from ostinato.kernels.reference import CELLS, CellOptions, CellSpec, Leaves, Noise
-from ostinato.layers import torch_compat
+from ostinato.layers import arguments, torch_compat
+from ostinato.layers.cells import named_tensor
 from ostinato.layers.dropout import Clock, Kind, drop_weight
 from ostinato.layers.initialisation import initialise, read_init
 from ostinato.layers.options import read_options
@@ -39,13 +39,9 @@ class GatedStack(Stack):
         **options: Any,
     ):
         super().__init__()
-        for name, value in (
-            ("input_size", input_size),
-            ("hidden_size", hidden_size),
-            ("num_layers", num_layers),
-        ):
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"{self._name}: {name}={value!r}, expected an integer of at least 1")
+        arguments.check_sizes(
+            self._name, input_size=input_size, hidden_size=hidden_size, num_layers=num_layers
+        )
         self.options = read_options(self._name, self.spec, hidden_size, options)
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bias, self.bidirectional, self.proj_size = bias, bidirectional, self.options.proj_size
@@ -73,6 +69,7 @@ class GatedStack(Stack):
             residual=self.options.residual,
             learn_initial_state=self.options.learn_initial_state,
             has_cell_masks=self.options.has_cell_masks(),
+            strict=self.options.strict,
         )
         self._add_initial_parameters(**factory)
         self.reset_parameters()
@@ -110,15 +107,11 @@ class GatedStack(Stack):
     def _choose(self, request: Request) -> Path:
         options = self.options
         dropped = request.has_recurrent_dropout and options.dropout_recurrent > 0
-        path = ops.choose(
-            self.spec, self._cell_options, request._replace(has_recurrent_dropout=dropped), options.backend
-        )
-        if options.strict and options.backend == "auto" and path.reason:
-            raise InputError(f"{self._name}: strict=True, and this call would take {path}")
-        return path
+        request = request._replace(has_recurrent_dropout=dropped)
+        return ops.choose(self.spec, self._cell_options, request, options.backend, self._like())
 
     def _like(self) -> Tensor:
-        return self.weight_ih_l0
+        return named_tensor(self, "weight_ih_l0")
 
     def _run_direction(
         self, layer: int, direction: int, x: Tensor, state: Leaves, stretch: Stretch, **call: Any
@@ -186,10 +179,8 @@ class GatedStack(Stack):
         suffix = self._suffix(layer, direction)
         tensors = {}
         for name in self._parameter_names:
-            owner, _, leaf = name.rpartition(".")
-            tensors[name] = (
-                getattr(getattr(self, owner + suffix), leaf) if owner else getattr(self, name + suffix)
-            )
+            owner, dot, leaf = name.rpartition(".")
+            tensors[name] = named_tensor(self, f"{owner}{suffix}.{leaf}" if dot else name + suffix)
         return tensors
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -22,6 +22,8 @@ _OF_SOME_CELLS = {
 }
 _DROPOUTS = ("dropout_in", "dropout_between", "dropout_out", "dropout_recurrent")
 _PROBABILITIES = (*_DROPOUTS, "zoneout_h", "zoneout_c", "weight_drop")
+# What a single cell can be told; the rest is about stacks and about time.
+CELL_OPTIONS = frozenset({*_OF_SOME_CELLS, "norm", "init", "backend"})
 # What torch.nn calls differently, and what to write instead.
 _CURES = {
     "dropout": "dropout_between=… drops between layers, dropout_in and dropout_out around them",
@@ -98,8 +100,15 @@ class LayerOptions:
         return {name: value for name, value in values.items() if value != getattr(LayerOptions, name)}
 
 
-def read_options(where: str, spec: CellSpec, hidden_size: int, given: Mapping[str, Any]) -> LayerOptions:
-    """Check what a layer was given.
+def read_options(
+    where: str,
+    spec: CellSpec,
+    hidden_size: int,
+    given: Mapping[str, Any],
+    *,
+    among: Collection[str] | None = None,
+) -> LayerOptions:
+    """Check what a layer or a cell was given; `among` limits the options to some.
 
     Raises:
         InputError: an unknown name or value, with the known ones; or an option that this cell does not have.
@@ -109,6 +118,7 @@ def read_options(where: str, spec: CellSpec, hidden_size: int, given: Mapping[st
         for option in fields(LayerOptions)
         if _OF_SOME_CELLS.get(option.name, "norm") in spec.options
         and (option.name != "zoneout_c" or "c" in spec.leaves)
+        and (among is None or option.name in among)
         and (option.name not in _CURES or given.get("torch_compatible"))
     ]
     check_known(where, given, known)

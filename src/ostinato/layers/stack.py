@@ -16,6 +16,7 @@ from ostinato.errors import InputError, SizeError
 from ostinato.kernels.ops import Path, Request, Result, Stretch
 from ostinato.kernels.reference import Leaves
 from ostinato.layers import arguments
+from ostinato.layers.cells import named_tensor
 from ostinato.layers.dropout import CLOCK_LEAVES, Clock, Kind, MaskKey, drop
 from ostinato.types import Output, State
 
@@ -48,7 +49,8 @@ class Stack(nn.Module):
         dropout: Mapping[Kind, float],
         residual: bool,
         learn_initial_state: bool,
-        has_cell_masks: bool,
+        has_cell_masks: bool = False,
+        strict: bool = False,
     ) -> None:
         """Store what the machinery needs: each layer's leaf shapes (without B) and the options it applies."""
         self.path = "none yet"
@@ -58,6 +60,7 @@ class Stack(nn.Module):
         self._dropout = {kind: probability for kind, probability in dropout.items() if probability}
         self._draws_masks = bool(self._dropout) or has_cell_masks
         self._residual = residual
+        self._strict = strict
         self.mask_key = MaskKey()
         self._learns_initial_state = learn_initial_state
         if residual and self.num_layers == 1:
@@ -208,11 +211,13 @@ class Stack(nn.Module):
         if "row" in state:
             clocks = [Clock.start(state, stretch.mask, stretch.resets, stretch.n_steps)]
             if self.bidirectional:
-                clocks.append(clocks[0].flipped(state, stretch.flipped()[1]))
+                clocks.append(clocks[0].flipped(state, stretch.reversed_resets))
         leaves = self._unstack_leaves(state, B, like)
         path = self._choose(
             Request(stretch.resets is not None, return_states, has_recurrent_dropout=self.training)
         )
+        if self._strict and path.is_fallback:
+            raise InputError(f"{self._name}: strict=True, and this call would take {path}")
         self.path = path.path
         if stretch.mask is not None:
             # What stands in the padding may be NaN; 0·NaN in a backward product would spread it.
@@ -299,8 +304,8 @@ class Stack(nn.Module):
 
     def _initial_parameter(self, layer: int, direction: int, name: str) -> Tensor:
         if self._is_uniform:
-            return self.get_parameter(f"initial_{name}")[layer, direction]
-        return self.get_parameter(f"initial_{name}_layer{layer}")[direction]
+            return named_tensor(self, f"initial_{name}")[layer, direction]
+        return named_tensor(self, f"initial_{name}_layer{layer}")[direction]
 
     def _add_initial_parameters(self, **factory: Any) -> None:
         """Learned initial states: `initial_h` (L, dirs, *s); `initial_h_layer0` (dirs, *s), … if unequal."""
@@ -340,15 +345,21 @@ class Stack(nn.Module):
         L, dirs = self.num_layers, self.num_directions
         if self._is_uniform:
             shapes = {name: (L, dirs, *shape) for name, shape in self._shapes[0].items()}
-            arguments.check_leaves(self._name, state, shapes, B, like)
+            stacked = arguments.check_leaves(self._name, state, shapes, B, like)
             return [
-                [{name: state[name][:, layer, direction] for name in shapes} for direction in range(dirs)]  # type: ignore[index]
+                [
+                    {name: leaf[:, layer, direction] for name, leaf in stacked.items()}
+                    for direction in range(dirs)
+                ]
                 for layer in range(L)
             ]
         layers = []
         for layer, own in enumerate(self._shapes):
-            branch = arguments.check_state(f"{self._name} layer{layer}", state.get(f"layer{layer}"))
+            where = f"{self._name} layer{layer}"
+            branch = arguments.check_state(where, state.get(f"layer{layer}"))
             shapes = {name: (dirs, *shape) for name, shape in own.items()}
-            arguments.check_leaves(f"{self._name} layer{layer}", branch, shapes, B, like)
-            layers.append([{name: branch[name][:, d] for name in own} for d in range(dirs)])  # type: ignore[index]
+            stacked = arguments.check_leaves(where, branch, shapes, B, like)
+            layers.append(
+                [{name: leaf[:, direction] for name, leaf in stacked.items()} for direction in range(dirs)]
+            )
         return layers
