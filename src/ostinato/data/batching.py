@@ -1,7 +1,8 @@
 """From rows to batches, with a position that can be stored and shares for several processes.
 
-All sources here and in `streams.py` follow the joint Source → loop of DESIGN.md: `iter` yields the rest of the present epoch,
-`state_dict` is the position after the last batch that was yielded, `set_share` takes one process's rows.
+All sources here and in `streams.py` follow the joint Source → loop of DESIGN.md: `iter` yields the rest of
+the present epoch, `state_dict` is the position after the last batch that was yielded, `set_share` takes one
+process's rows.
 """
 
 from __future__ import annotations

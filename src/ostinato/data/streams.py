@@ -1,4 +1,4 @@
-"""Consecutive chunks of parallel streams, from arrays or generators, for truncated BPTT with a carried state."""
+"""Consecutive chunks of parallel streams, from arrays or generators: truncated BPTT with a carried state."""
 
 from __future__ import annotations
 

@@ -159,8 +159,6 @@ class _Run:
         """One optimizer step over `accumulate` stretches; False where the epoch is over in all processes."""
         started_s = time.monotonic()
         s, processes = self.settings, self.processes
-        for module in self._keyed:
-            module.set_mask_key(s.seed, self.step)
         buffers = [buffer.clone() for buffer in self._buffers]
         taken, total, count, reason = self._accumulate()
         # One message carries all that the processes must agree on.
@@ -205,6 +203,9 @@ class _Run:
             item = self.feed.next()
             if item is None:
                 break
+            if not taken:
+                for module in self._keyed:
+                    module.set_mask_key(self.settings.seed, self.step)
             taken += 1
             batch, begins = item
             # After a bad batch the others of the step are still taken, so that all processes stay aligned.
@@ -293,7 +294,7 @@ class _Run:
                 f"the source yielded no batch in epoch {self.epoch + 1}; it must yield at least one, "
                 "and start again at each iter()"
             )
-        self.feed.batches = 0
+        self.feed.begin_epoch()
         self.epoch += 1
         self.bptt.reset()
         every = self.settings.validate_every_epochs

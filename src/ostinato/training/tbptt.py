@@ -129,6 +129,7 @@ class Feed:
     def __init__(self, source: Any, settings: TrainingSettings):
         self.source, self.k1 = source, settings.tbptt_steps
         self.batches = 0
+        self._is_over = False
         self._batch: Batch | None = None
         self._next = 0
         self._iterator: Iterator[Batch] | None = None
@@ -138,6 +139,8 @@ class Feed:
 
     def next(self) -> tuple[Batch, bool] | None:
         """The next stretch and whether it begins a batch; None at the end of the epoch."""
+        if self._is_over:
+            return None
         if self._batch is None:
             if self._iterator is None:
                 self._iterator = iter(self.source)
@@ -145,7 +148,8 @@ class Feed:
                 self._before = self.source.state_dict()
             batch = next(self._iterator, None)
             if batch is None:
-                self._iterator = None
+                # Said again until the next epoch is begun: a last step with fewer stretches ends here too.
+                self._iterator, self._is_over = None, True
                 return None
             self.batches += 1
             if self.k1 is None or not batch or batch.size == 0:
@@ -166,6 +170,10 @@ class Feed:
             self._batch = None
         return piece, first == 0
 
+    def begin_epoch(self) -> None:
+        """Go on with the next epoch."""
+        self.batches, self._is_over = 0, False
+
     def state_dict(self) -> dict[str, Any]:
         """The position, inside a batch too: plain JSON values."""
         inside = self._batch is not None
@@ -173,12 +181,14 @@ class Feed:
             "source": self._before if inside else self.source.state_dict(),
             "batches": self.batches - inside,
             "next": self._next if inside else 0,
+            "is_over": self._is_over,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a stored position; reads the batch again where it was inside of one."""
         self.source.load_state_dict(state["source"])
-        self.batches, self._iterator, self._batch = state["batches"], None, None
+        self.batches, self._is_over = state["batches"], state["is_over"]
+        self._iterator, self._batch = None, None
         if state["next"]:
             self._iterator, self._before = iter(self.source), state["source"]
             self._batch, self._next = next(self._iterator), state["next"]
@@ -199,15 +209,16 @@ class Backpropagation:
         self.k2 = k2 if k1 and k2 and k2 < k1 else None
         self.state: Any = None
         self.context: list[Batch] = []
+        self._rows = 0
 
     @property
-    def carried(self) -> tuple[Any, list[Batch]]:
-        """What a stretch starts from."""
-        return self.state, list(self.context)
+    def carried(self) -> tuple[Any, list[Batch], int]:
+        """What a stretch starts from: state, context, rows."""
+        return self.state, list(self.context), self._rows
 
     @carried.setter
-    def carried(self, value: tuple[Any, list[Batch]]) -> None:
-        self.state, self.context = value[0], list(value[1])
+    def carried(self, value: tuple[Any, list[Batch], int]) -> None:
+        self.state, self.context, self._rows = value[0], list(value[1]), value[2]
 
     def reset(self) -> None:
         """Forget the carried state: the next stretch starts from the initial one."""
@@ -219,6 +230,12 @@ class Backpropagation:
             return model.loss(piece)  # type: ignore[operator]
         if begins and not self.carries:
             self.reset()
+        if self.state is not None and piece.size != self._rows:
+            raise InputError(
+                f"carry_state=True: a batch has {piece.size} rows, the one before had {self._rows}; every batch "
+                "must hold the next chunk of the same streams"
+            )
+        self._rows = piece.size
         if self.k2 is not None:
             piece = self._skip(model, piece, self.k2)
         return self._with_context(model, piece)
@@ -269,11 +286,13 @@ class Backpropagation:
         return tensors, {
             "spec": pytree.treespec_dumps(spec),
             "leaves": len(leaves),
+            "rows": self._rows,
             "context": len(self.context),
         }
 
     def load_state_dict(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
+        self._rows = values["rows"]
         leaves = [tensors.get(f"state/{index:04d}") for index in range(values["leaves"])]
         self.state = pytree.tree_unflatten(leaves, pytree.treespec_loads(values["spec"]))
         self.context = [
