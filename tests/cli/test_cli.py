@@ -255,7 +255,7 @@ def test_the_table_shows_every_score_with_baselines_below(capsys):
     assert [cell.strip() for cell in rows["gru"].split("│")[2:-1]] == [
         "0.410",
         "3.20",
-        "17.0000",
+        "17",
         "0.0200",
         "75.0 %",
     ]

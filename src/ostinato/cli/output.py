@@ -6,7 +6,6 @@ import contextlib
 import csv
 import io
 import json
-import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,16 +14,6 @@ from typing import Any, TextIO
 from ostinato.errors import InputError, MissingExtraError
 from ostinato.training.atomic import write_bytes_atomically
 from ostinato.training.run_folder import plain_json
-
-# metric -> heading, decimals, and what is best: the least, or a number to be near
-_METRICS: dict[str, tuple[str, int, float]] = {
-    "mase": ("MASE", 3, -math.inf),
-    "smape": ("sMAPE", 2, -math.inf),
-    "rmse": ("RMSE", 4, -math.inf),
-    "wql": ("WQL", 4, -math.inf),
-    "coverage80": ("in 80 %", 1, 0.8),
-    "crps": ("CRPS", 4, -math.inf),
-}
 
 
 @contextlib.contextmanager
@@ -56,37 +45,31 @@ def print_scores(scores: Mapping[str, Mapping[str, Mapping[str, float]]], title:
     """Models above, baselines below; the best value of each column is bold on a terminal."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    rows = [(name, row, False) for name, row in scores.get("model", {}).items()]
-    rows += [(name, row, True) for name, row in scores.get("baselines", {}).items()]
-    columns = [metric for metric in _METRICS if any(metric in row for _, row, _ in rows)]
+    from ostinato.insight.report import METRICS, best_scores, format_score, is_best
+
+    rows = [(name, row, "") for name, row in scores.get("model", {}).items()]
+    n_models = len(rows)
+    rows += [(name, row, "dim") for name, row in scores.get("baselines", {}).items()]
+    metrics = [metric for metric in METRICS if any(metric in row for _, row, _ in rows)]
+    best = best_scores(row for _, row, _ in rows)
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("", no_wrap=True)
-    for metric in columns:
-        table.add_column(_METRICS[metric][0], justify="right", no_wrap=True)
-    best = {metric: _best(metric, [row.get(metric) for _, row, _ in rows]) for metric in columns}
-    for name, row, is_baseline in rows:
-        cells = [_cell(metric, row.get(metric), best[metric]) for metric in columns]
-        table.add_row(name, *cells, style="dim" if is_baseline else "")
-        if not is_baseline and name == list(scores["model"])[-1]:
-            table.add_section()
+    for metric in metrics:
+        table.add_column(METRICS[metric][0], justify="right", no_wrap=True)
+    for number, (name, row, style) in enumerate(rows):
+        cells = [
+            Text(
+                format_score(metric, row.get(metric)),
+                "bold not dim" if is_best(best, metric, row.get(metric)) else "",
+            )
+            for metric in metrics
+        ]
+        table.add_row(Text(name), *cells, style=style, end_section=number == n_models - 1)
     # a table that is cut to a pipe's 80 columns would lose numbers
     console = Console(file=sys.stdout)
     console.print(table, soft_wrap=not console.is_terminal)
-
-
-def _best(metric: str, values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None and not math.isnan(value)]
-    aim = _METRICS[metric][2]
-    return min(known, key=lambda value: value if math.isinf(aim) else abs(value - aim), default=None)
-
-
-def _cell(metric: str, value: float | None, best: float | None) -> str:
-    if value is None or math.isnan(value):
-        return "–"
-    _, decimals, aim = _METRICS[metric]
-    text = f"{100 * value:.{decimals}f} %" if aim == 0.8 else f"{value:.{decimals}f}"
-    return f"[bold]{text}[/bold]" if value == best else text
 
 
 def to_columns(frame: Any) -> dict[str, list[Any]]:
