@@ -25,6 +25,8 @@ _HOME: dict[str, str] = {
     "GRUCell": "ostinato.layers.cells",
     "Recurrent": "ostinato.layers.recurrent",
     "set_mask_key": "ostinato.layers.dropout",
+    "Forecaster": "ostinato.tasks.forecast",
+    "load": "ostinato.tasks",
     "OstinatoError": "ostinato.errors",
     "InputError": "ostinato.errors",
 }

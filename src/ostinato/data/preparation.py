@@ -161,7 +161,7 @@ class Preparation:
         if transform in ("auto", "none"):
             fits["none"] = fit_smoothing(trained, lengths, seasons, horizon, seed=seed)
         if transform == "log" or (transform == "auto" and smallest > 0):
-            fits["log"] = fit_smoothing(np.log(trained), lengths, seasons, horizon, inverse=np.exp, seed=seed)
+            fits["log"] = fit_smoothing(np.log(trained), lengths, seasons, horizon, inverse=_exp, seed=seed)
         chosen = next(iter(fits))
         if len(fits) == 2:
             gain = fits["log"][1] / np.maximum(fits["none"][1], 1e-300)
@@ -198,7 +198,7 @@ class Preparation:
 
     def inverse(self, values: Floats) -> Floats:
         """The network's unit to the original; exact, except below `floor`."""
-        return np.exp(np.minimum(values, 700.0)) if self.transform == "log" else values
+        return _exp(values) if self.transform == "log" else values
 
     # ------------------------------------------------------------------------------------ recurrence
 
@@ -384,6 +384,11 @@ class Preparation:
             SmoothingParameters(**gains),
             np.asarray(stored["unit"], dtype=np.float64),
         )
+
+
+def _exp(values: Floats) -> Floats:
+    """A forecast beyond every number is as wrong as one of e^700."""
+    return np.exp(np.minimum(values, 700.0))
 
 
 def _positive(scale: Floats, size: Floats) -> Floats:

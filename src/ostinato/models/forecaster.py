@@ -1,0 +1,265 @@
+"""Forecasting networks: a recurrent encoder of scaled features, and a head that corrects simple forecasts.
+
+Two networks share the encoder. `DirectForecaster` says the quantiles of every step of the horizon at once,
+from any origin inside a window (multi-horizon quantile forecasting, arXiv:1711.11053).
+`AutoregressiveForecaster` says the distribution of the next value and is fed its own draws (DeepAR,
+arXiv:1704.04110). Both are ensembles of `members` networks that see the same batches and differ by their
+initial weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ostinato.errors import InputError
+from ostinato.layers.cells import Cell
+from ostinato.layers.gated import GRU, LSTM, RNN
+from ostinato.layers.heads import QuantileHead, distribution_head
+from ostinato.layers.recurrent import Recurrent
+from ostinato.types import Batch, LossOutput, State
+
+CELLS = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
+
+
+def recurrent_layer(cell: str | type[Cell], input_size: int, hidden_size: int, num_layers: int) -> nn.Module:
+    """A stack by the name of its cell, or of a user's `Cell` class.
+
+    Raises:
+        InputError: an unknown name, with the known ones.
+    """
+    if isinstance(cell, str):
+        if cell not in CELLS:
+            raise InputError(f"cell is {cell!r}; known cells: {', '.join(CELLS)}, or a Cell class")
+        return CELLS[cell](input_size, hidden_size, num_layers)
+    return Recurrent(
+        [cell(input_size if layer == 0 else hidden_size, hidden_size) for layer in range(num_layers)]
+    )
+
+
+class _Encoder(nn.Module):
+    """`members` recurrent stacks over the same input."""
+
+    def __init__(
+        self, cell: str | type[Cell], input_size: int, hidden_size: int, num_layers: int, members: int
+    ):
+        super().__init__()
+        self.stacks = nn.ModuleList(
+            recurrent_layer(cell, input_size, hidden_size, num_layers) for _ in range(members)
+        )
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """x (B, T, D) -> hidden (B, T, M, H) and the state of every member."""
+        outputs, states = [], {}
+        for i, stack in enumerate(self.stacks):
+            y, after = stack(x, None if state is None else state[f"member{i}"])
+            outputs.append(y)
+            states[f"member{i}"] = after
+        return torch.stack(outputs, dim=2), State(states)
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """x (B, D) -> hidden (B, M, H) and the next state."""
+        outputs, states = [], {}
+        for i, stack in enumerate(self.stacks):
+            y, states[f"member{i}"] = stack.step(x, state[f"member{i}"])
+            outputs.append(y)
+        return torch.stack(outputs, dim=1), State(states)
+
+    def initial_state(self, rows: int) -> State:
+        """The state of rows that saw nothing."""
+        return State({f"member{i}": stack.initial_state(rows) for i, stack in enumerate(self.stacks)})
+
+
+def _decoder(width: int, size: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(width, size),
+        nn.GELU(),
+        nn.Dropout(dropout),
+        nn.Linear(size, size),
+        nn.GELU(),
+        nn.Dropout(dropout),
+    )
+
+
+def _clip(x: Tensor) -> Tensor:
+    """Anchors far away are far away; how far does not matter."""
+    return 5.0 * torch.tanh(x / 5.0)
+
+
+class DirectForecaster(nn.Module):
+    """Quantiles of all H steps at once.
+
+    Args:
+        input_size: D, features of one step.
+        future_size: P, features known of each future step (calendar, known covariates).
+        anchors: A, simple forecasts.
+        horizon: H.
+        levels: Q quantile levels, symmetric about 0.5.
+        cell: `rnn`, `lstm`, `gru`, or a `Cell` class.
+        hidden_size: width of each member's recurrent state.
+        num_layers: L.
+        members: M networks whose quantiles are averaged.
+        dropout: between the decoder's layers.
+
+    Cost: a window of T steps with O origins takes about M·T·8·H·(D + H) + M·O·horizon·128·(H + P + A + 72)
+    flops.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        future_size: int,
+        anchors: int,
+        horizon: int,
+        levels: Sequence[float],
+        *,
+        cell: str | type[Cell] = "lstm",
+        hidden_size: int = 48,
+        num_layers: int = 1,
+        members: int = 3,
+        dropout: float = 0.1,
+    ):
+        super().__init__()
+        self.encoder = _Encoder(cell, input_size, hidden_size, num_layers, members)
+        self.steps = nn.ParameterList(nn.Parameter(torch.randn(horizon, 8)) for _ in range(members))
+        width = hidden_size + future_size + anchors + 8
+        self.decoders = nn.ModuleList(_decoder(width, 64, dropout) for _ in range(members))
+        self.heads = nn.ModuleList(QuantileHead(64, anchors, horizon, levels) for _ in range(members))
+
+    def start_from(self, mixture: Tensor, gaps: Tensor) -> None:
+        """Begin every member as a mixture of anchors (H, A) with given gaps between quantiles (H, Q - 1)."""
+        for head in self.heads:
+            head.start_from(mixture, gaps)
+
+    def encode(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """x (B, T, D) -> hidden (B, T, M, H) and the state after the last step."""
+        return self.encoder(x, state)
+
+    def decode(self, hidden: Tensor, future: Tensor, anchors: Tensor) -> Tensor:
+        """Quantiles of every member at n origins.
+
+        Args:
+            hidden: (n, M, H) at the origins.
+            future: (n, horizon, P).
+            anchors: (n, horizon, A), relative to the last value in units of the scale.
+
+        Returns:
+            (M, n, horizon, Q) in the same unit.
+        """
+        n, horizon = anchors.shape[:2]
+        clipped = _clip(anchors)
+        quantiles = []
+        for i, (decoder, head, steps) in enumerate(zip(self.decoders, self.heads, self.steps, strict=True)):
+            context = hidden[:, i, None].expand(n, horizon, -1)
+            inputs = torch.cat([context, future, clipped, steps.expand(n, horizon, -1)], dim=-1)
+            quantiles.append(head(decoder(inputs), anchors))
+        return torch.stack(quantiles)
+
+    def predict(self, hidden: Tensor, future: Tensor, anchors: Tensor) -> Tensor:
+        """Quantiles averaged over members: (n, horizon, Q)."""
+        return self.decode(hidden, future, anchors).mean(0)
+
+    def loss(self, batch: Batch, state: State | None = None) -> LossOutput:
+        """Weighted pinball loss, averaged over members, summed over the targets of all origins.
+
+        The batch holds `x` (B, T, D), `origins` (B, O) steps of x after which is forecast, `future`
+        (B, O, horizon, P), `anchors` (B, O, horizon, A), `y`, `mask` and `weight` (B, O, horizon).
+        """
+        hidden, after = self.encode(batch.x, state)
+        B, n_origins = batch.origins.shape
+        rows = torch.arange(B, device=hidden.device)[:, None]
+        chosen = hidden[rows, batch.origins].flatten(0, 1)
+        quantiles = self.decode(chosen, batch.future.flatten(0, 1), batch.anchors.flatten(0, 1))
+        head = self.heads[0]
+        assert isinstance(head, QuantileHead)
+        per_target = head.loss(quantiles, batch.y.flatten(0, 1)).mean(0).view(B, n_origins, -1)
+        mask = batch.mask.to(per_target.dtype)
+        return LossOutput((per_target * mask * batch.weight).sum(), mask.sum(), after)
+
+
+class AutoregressiveForecaster(nn.Module):
+    """The distribution of the next value; its draws, fed back, are joint paths over the horizon.
+
+    Args:
+        input_size: D.
+        anchors: A, simple forecasts of the next value.
+        distribution: `gaussian`, `student_t` or `negative_binomial`.
+        cell, hidden_size, num_layers, members, dropout: as in `DirectForecaster`.
+
+    Cost: a window of T steps takes about M·T·(8·H·(D + H) + 128·(H + A + 64)) flops; a sampled path pays
+    horizon steps.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        anchors: int,
+        distribution: str = "student_t",
+        *,
+        cell: str | type[Cell] = "lstm",
+        hidden_size: int = 48,
+        num_layers: int = 1,
+        members: int = 3,
+        dropout: float = 0.1,
+    ):
+        super().__init__()
+        self.encoder = _Encoder(cell, input_size, hidden_size, num_layers, members)
+        self.decoders = nn.ModuleList(_decoder(hidden_size + anchors, 64, dropout) for _ in range(members))
+        self.heads = nn.ModuleList(distribution_head(distribution, 64, anchors) for _ in range(members))
+
+    def start_from(self, mixture: Tensor) -> None:
+        """Begin every member as a mixture of anchors (A,)."""
+        for head in self.heads:
+            head.start_from(mixture)
+
+    def encode(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """x (B, T, D) -> hidden (B, T, M, H) and the state after the last step."""
+        return self.encoder(x, state)
+
+    def loss(self, batch: Batch, state: State | None = None) -> LossOutput:
+        """Negative log-likelihood, averaged over members, summed over the steps of all windows.
+
+        The batch holds `x` (B, T, D), one-step `anchors` (B, T, A), `y` the next value relative to `last` in
+        units of `scale`, and `mask`: all (B, T).
+        """
+        hidden, after = self.encode(batch.x, state)
+        total = hidden.new_zeros(())
+        mask = batch.mask.to(hidden.dtype)
+        for i, (decoder, head) in enumerate(zip(self.decoders, self.heads, strict=True)):
+            location, shape = head(
+                decoder(torch.cat([hidden[:, :, i], _clip(batch.anchors)], -1)), batch.anchors
+            )
+            nll = head.loss(location, shape, batch.y, batch.last, batch.scale)
+            total = total + (torch.where(batch.mask, nll, 0.0)).sum()
+        return LossOutput(total / len(self.heads), mask.sum(), after)
+
+    def sample_next(
+        self,
+        hidden: Tensor,
+        anchors: Tensor,
+        last: Tensor,
+        scale: Tensor,
+        member: Tensor,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Draw the next value of n paths, path j from network `member[j]`.
+
+        Args:
+            hidden: (n, M, H).
+            anchors: (n, A) relative one-step forecasts.
+            last, scale: (n,) what relative values are measured from.
+            member: (n,) which network speaks for each path.
+            generator: source of randomness.
+
+        Returns:
+            (n,) relative to `last` in units of `scale`.
+        """
+        drawn = last.new_empty(last.shape)
+        for i, (decoder, head) in enumerate(zip(self.decoders, self.heads, strict=True)):
+            rows = (member == i).nonzero()[:, 0]
+            mine = anchors[rows]
+            location, shape = head(decoder(torch.cat([hidden[rows, i], _clip(mine)], -1)), mine)
+            drawn[rows] = head.sample(location, shape, last[rows], scale[rows], generator)
+        return drawn

@@ -1,0 +1,355 @@
+"""Fitting a forecaster: split, prepare, train, calibrate."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ostinato.data.preparation import Indices, Preparation
+from ostinato.data.table import SeriesTable
+from ostinato.models.forecaster import AutoregressiveForecaster, DirectForecaster
+from ostinato.tasks.forecast.calibration import Calibration
+from ostinato.tasks.forecast.engine import LEVELS, Engine
+from ostinato.tasks.forecast.rows import Columns, PreparedRows, prepare_rows, row_id
+from ostinato.tasks.forecast.settings import ForecastSettings
+from ostinato.tasks.forecast.windows import WindowShape, WindowSource, unit_of, window_batch
+from ostinato.training.history import History
+from ostinato.training.loop import train
+from ostinato.training.settings import TrainingSettings
+
+_SHARD_CELLS = 40_000_000
+_ORIGINS = 400
+
+
+@dataclass(frozen=True)
+class Split:
+    """Where each row's parts end, in steps: networks learn before `train`, are chosen and calibrated before `end`."""
+
+    members: list[tuple[int, int]]
+    train: Indices
+    end: Indices
+
+
+def split_rows(table: SeriesTable, ends: Sequence[int], horizon: int) -> Split:
+    """Hold the end of every row out for validation: about 15 %, at least a horizon, at most ten in short series."""
+    members, train, end = [], [], []
+    for i, (series, n) in enumerate(zip(table.series, ends, strict=True)):
+        held = max(horizon, min(int(0.15 * n), 10 * horizon if n < 1000 else n))
+        held = min(held, max(1, n // 3)) if n < 3 * horizon else held
+        for c in range(len(table.targets)):
+            if np.isnan(series.values[: n - held, c]).all():
+                continue
+            members.append((i, c))
+            train.append(n - held)
+            end.append(n)
+    return Split(members, np.array(train, dtype=np.int64), np.array(end, dtype=np.int64))
+
+
+def fit_engine(
+    table: SeriesTable,
+    ends: Sequence[int],
+    settings: ForecastSettings,
+    *,
+    folder: Path | None,
+    resume: bool,
+    started_s: float,
+    listeners: Sequence[Any] = (),
+) -> tuple[Engine, History]:
+    """Fit every part of a forecaster to the first `ends[i]` steps of the series of `table`.
+
+    Args:
+        table: with every series at least `settings.minimum_length` long up to its end.
+        ends: training length of each series, validation included.
+        settings: of the forecaster.
+        folder: for checkpoints and history; None: nothing is written.
+        resume: continue from the folder's newest checkpoint.
+        started_s: `time.monotonic()` when the command began; `max_time_s` counts from there.
+        listeners: of training.
+    """
+    split = split_rows(table, ends, settings.horizon)
+    columns = Columns.fit(table, ends)
+    preparation = _fit_preparation(table, split, settings)
+    shards, limits = _shards(table, split, columns, preparation, settings.horizon)
+    torch.manual_seed(settings.seed)
+    source, shape = _source(shards, limits, preparation, settings)
+    first = source.shard(0)
+    model = _network(first, preparation, columns, settings)
+    engine = Engine(
+        model,
+        preparation,
+        columns,
+        Calibration.none(settings.horizon, len(LEVELS)),
+        settings.horizon,
+        settings.paths,
+        settings.seed,
+    )
+    _start(model, first, limits[0], preparation, shape)
+    checks = _check_origins(shards, limits, split, source, settings)
+    validation_started_s = time.monotonic()
+    _validation_loss(engine, checks, shape)
+    spent_s = time.monotonic() - validation_started_s
+    reserve_s = 1.0 + 4.0 * spent_s + (10.0 * spent_s if engine.is_autoregressive else 0.0)
+    budget = (
+        None
+        if settings.max_time_s is None
+        else settings.max_time_s - (time.monotonic() - started_s) - reserve_s
+    )
+    history = train(
+        model,
+        source,
+        _training_settings(settings, budget, len(source)),
+        validate=lambda _: {"loss": _validation_loss(engine, checks, shape)},
+        folder=folder,
+        resume=resume,
+        listeners=listeners,
+        device=settings.device,
+        progress=settings.progress,
+    )
+    engine.device = str(next(model.parameters()).device)
+    engine = replace(engine, calibration=_calibrate(engine, checks))
+    return engine, history
+
+
+def _fit_preparation(table: SeriesTable, split: Split, settings: ForecastSettings) -> Preparation:
+    values = np.full((len(split.members), int(split.train.max())), np.nan)
+    for r, ((i, c), n) in enumerate(zip(split.members, split.train, strict=True)):
+        values[r, :n] = table.series[i].values[:n, c]
+    seasons = table.frequency.seasons
+    main = table.frequency.season
+    ordered = tuple(dict.fromkeys((main, *seasons)))[:2] if main > 1 else tuple(seasons)[:2]
+    counts = settings.head == "negative_binomial"
+    return Preparation.fit(
+        values,
+        split.train,
+        [row_id(table.series[i].id, table.targets[c]) for i, c in split.members],
+        ordered,
+        settings.horizon,
+        transform="none" if counts else settings.transform,
+        seed=settings.seed,
+    )
+
+
+def _shards(
+    table: SeriesTable, split: Split, columns: Columns, preparation: Preparation, horizon: int
+) -> tuple[list[Any], list[Indices]]:
+    """Groups of rows whose prepared arrays fit in memory, as functions that prepare them, and their limits."""
+    trained = replace(
+        table,
+        series=[s.until(int(n)) for s, n in zip(table.series, _ends_of(table, split), strict=True)],
+    )
+    width = len(preparation.feature_names) + 2 * columns.ahead_size + 8
+    size = max(1, _SHARD_CELLS // (int(split.end.max()) * width))
+    groups = [np.arange(i, min(i + size, len(split.members))) for i in range(0, len(split.members), size)]
+
+    def prepare(group: Indices) -> Any:
+        members = [split.members[i] for i in group]
+        return lambda: prepare_rows(trained, members, columns, preparation, horizon)
+
+    return [prepare(group) for group in groups], [split.train[group] for group in groups]
+
+
+def _ends_of(table: SeriesTable, split: Split) -> list[int]:
+    ends = [s.length for s in table.series]
+    for (i, _), end in zip(split.members, split.end, strict=True):
+        ends[i] = int(end)
+    return ends
+
+
+def _source(
+    shards: list[Any], limits: list[Indices], preparation: Preparation, settings: ForecastSettings
+) -> tuple[WindowSource, WindowShape]:
+    main = preparation.seasons[0] if preparation.seasons else 1
+    context = settings.context or min(max(2 * main, 64), 336)
+    autoregressive = settings.head != "quantile"
+    shape = WindowShape(
+        rows=settings.batch_size,
+        context=context,
+        origins=8,
+        horizon=settings.horizon,
+        autoregressive=autoregressive,
+    )
+    return WindowSource(shards, limits, preparation, shape, seed=settings.seed), shape
+
+
+def _network(
+    prepared: PreparedRows, preparation: Preparation, columns: Columns, settings: ForecastSettings
+) -> DirectForecaster | AutoregressiveForecaster:
+    return build_network(prepared.x.shape[-1], preparation, columns, settings)
+
+
+def build_network(
+    input_size: int, preparation: Preparation, columns: Columns, settings: ForecastSettings
+) -> DirectForecaster | AutoregressiveForecaster:
+    """The untrained network that settings and preparation call for."""
+    anchors = len(preparation.anchor_names)
+    if settings.head == "quantile":
+        return DirectForecaster(
+            input_size,
+            columns.ahead_size,
+            anchors,
+            settings.horizon,
+            LEVELS,
+            cell=settings.cell,
+            hidden_size=settings.hidden_size,
+            num_layers=settings.num_layers,
+            members=settings.members,
+            dropout=settings.dropout,
+        )
+    return AutoregressiveForecaster(
+        input_size,
+        anchors,
+        settings.head,
+        cell=settings.cell,
+        hidden_size=settings.hidden_size,
+        num_layers=settings.num_layers,
+        members=settings.members,
+        dropout=settings.dropout,
+    )
+
+
+def _start(
+    model: DirectForecaster | AutoregressiveForecaster,
+    prepared: PreparedRows,
+    limits: Indices,
+    preparation: Preparation,
+    shape: WindowShape,
+) -> None:
+    """Begin at the mixture of anchors that the training part speaks for, and at the spread of its errors."""
+    rng = np.random.default_rng(0)
+    rows = rng.choice(len(limits), size=512)
+    H = shape.horizon if not shape.autoregressive else 1
+    earliest = limits[rows] // 3
+    latest = np.maximum(limits[rows] - 1 - H, earliest + 1)
+    at = np.minimum((earliest + rng.random(512) * (latest - earliest)).astype(np.int64), limits[rows] - 1)
+    _, anchors = prepared.relative(preparation, rows, at, H)
+    y, mask = prepared.targets(preparation, rows, at, H, limits[rows])
+    weight = (prepared.history.scale[rows, at] / unit_of(prepared, preparation, rows))[:, None] * mask
+    error = (np.abs(anchors - y[..., None]) * weight[..., None]).sum((0, 1)) / max(weight.sum(), 1e-9)
+    score = np.maximum(-6.0 * (error / max(error.min(), 1e-9) - 1.0), -4.0)
+    mixture = np.exp(score) / np.exp(score).sum()
+    if isinstance(model, AutoregressiveForecaster):
+        model.start_from(torch.from_numpy(mixture).float())
+        return
+    residual = y - (anchors * mixture).sum(-1)
+    gaps = np.empty((H, len(LEVELS) - 1))
+    for h in range(H):
+        column = residual[:, h][mask[:, h]]
+        column = column if len(column) > 20 else residual[mask]
+        gaps[h] = np.diff(np.quantile(column, LEVELS)) if len(column) else 0.1
+    model.start_from(torch.from_numpy(np.tile(mixture, (H, 1))).float(), torch.from_numpy(gaps).float())
+
+
+@dataclass(frozen=True)
+class Check:
+    """Validation origins in one group of prepared rows."""
+
+    prepared: PreparedRows
+    preparation: Preparation
+    rows: Indices
+    at: Indices
+    limits: Indices
+
+
+def _check_origins(
+    shards: list[Any], limits: list[Indices], split: Split, source: WindowSource, settings: ForecastSettings
+) -> Check:
+    """Origins spread over the validation part of up to 256 rows of the first group."""
+    prepared = source.shard(0)
+    train, end = limits[0], prepared.lengths
+    rng = np.random.default_rng(settings.seed)
+    chosen = np.sort(rng.permutation(len(train))[:256])
+    per_row = max(1, min(120, _ORIGINS // len(chosen)))
+    rows, at = [], []
+    for r in chosen:
+        last = max(int(end[r]) - settings.horizon, int(train[r]))
+        places = np.unique(np.linspace(train[r], last, per_row).astype(np.int64)) - 1
+        rows.append(np.full(len(places), r))
+        at.append(places)
+    row, place = np.concatenate(rows), np.concatenate(at)
+    return Check(prepared, source.preparation, row, place, end[row])
+
+
+def _validation_loss(engine: Engine, check: Check, shape: WindowShape) -> float:
+    """The training loss on the validation part, in the same unit."""
+    if engine.is_autoregressive:
+        wanted = np.unique(check.rows)
+        first = np.array([check.at[check.rows == r].min() for r in wanted])
+        starts = np.maximum(first - shape.context // 2, 0)
+        longest = int((check.prepared.lengths[wanted] - starts).max())
+        batch = window_batch(
+            check.prepared,
+            check.preparation,
+            replace(shape, context=longest),
+            wanted,
+            starts,
+            np.zeros((len(wanted), 1), dtype=np.int64),
+            check.prepared.lengths[wanted],
+        )
+        steps = torch.arange(batch.x.shape[1])
+        batch["mask"] = batch.mask & (steps >= torch.from_numpy(first - starts)[:, None])
+        with torch.no_grad():
+            output = engine.model.loss(batch.to(engine.device))
+        return float(output.total / output.count.clamp(min=1))
+    device = next(engine.model.parameters()).device
+    engine.device = str(device)
+    quantiles = engine.relative_quantiles(check.prepared, check.rows, check.at, warm=4 * shape.context)
+    y, mask = check.prepared.targets(check.preparation, check.rows, check.at, shape.horizon, check.limits)
+    weight = check.prepared.history.scale[check.rows, check.at] / unit_of(
+        check.prepared, check.preparation, check.rows
+    )
+    error = y[..., None] - quantiles
+    levels = np.array(LEVELS)
+    loss = np.maximum(levels * error, (levels - 1) * error).mean(-1)
+    weighted = loss * mask * np.clip(weight, 0.0, 10.0)[:, None]
+    return float(weighted.sum() / max(mask.sum(), 1))
+
+
+def _training_settings(settings: ForecastSettings, budget_s: float | None, epoch: int) -> TrainingSettings:
+    fixed = settings.epochs is not None or settings.steps is not None
+    return TrainingSettings(
+        epochs=settings.epochs,
+        steps=settings.steps,
+        max_time_s=None if budget_s is None else max(budget_s, 0.5),
+        optimizer="adamw",
+        learning_rate=settings.learning_rate,
+        weight_decay=1e-2,
+        warmup_steps=50,
+        averaging="ema",
+        averaging_decay=0.99,
+        clip_norm=1.0,
+        validate_first=True,
+        validate_every_epochs=None,
+        validate_every_steps=max(25, min(epoch, 200)),
+        patience_validations=None if fixed else settings.patience,
+        seed=settings.seed,
+    )
+
+
+def _calibrate(engine: Engine, check: Check) -> Calibration:
+    """Conformal factors from the validation windows."""
+    if engine.is_autoregressive:
+        few = np.linspace(0, len(check.rows) - 1, min(len(check.rows), 100)).astype(np.int64)
+        paths = engine.preparation.forward(
+            engine.sample_paths(check.prepared, check.rows[few], check.at[few])
+        )
+        rows, at, limits = check.rows[few], check.at[few], check.limits[few]
+        last = check.prepared.history.filled[rows, at][:, None, None]
+        scale = check.prepared.history.scale[rows, at][:, None, None]
+        quantiles = np.moveaxis(np.quantile((paths - last) / scale, LEVELS, axis=1), 0, -1)
+    else:
+        rows, at, limits = check.rows, check.at, check.limits
+        quantiles = engine.relative_quantiles(check.prepared, rows, at)
+    y, mask = check.prepared.targets(check.preparation, rows, at, engine.horizon, limits)
+    return Calibration.fit(quantiles, y.astype(np.float64), mask, np.array(LEVELS))
+
+
+def count_parameters(model: nn.Module) -> int:
+    """How many numbers are trained."""
+    return sum(p.numel() for p in model.parameters())

@@ -1,0 +1,361 @@
+"""Streaming forecasts: one object that holds everything a forecaster remembers, fed a row at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ostinato.data.preparation import PreparedState
+from ostinato.data.table import SeriesTable, TableSchema
+from ostinato.errors import DataError, InputError
+from ostinato.tasks.forecast.engine import Distribution, Engine
+from ostinato.tasks.forecast.rows import encoder_inputs, row_id
+from ostinato.types import State
+
+FORMAT_VERSION = 1
+
+
+@dataclass
+class _Row:
+    """What is remembered of one row: one target of one series.
+
+    `features` and `observed` are those of the last step: its encoder step waits for what is known of the next.
+    """
+
+    start: np.datetime64
+    clock: int
+    prepared: PreparedState
+    encoder: State
+    static: np.ndarray
+    features: np.ndarray
+    observed: np.ndarray
+
+
+class Session:
+    """A forecaster's memory of a stream.
+
+    `update(rows)` costs the same however long the stream is, and the forecasts equal those of a back-test over
+    the whole history. Missing steps between two updates are stepped over as missing values.
+
+    Args:
+        engine: of a fitted forecaster.
+        schema: of its training table.
+    """
+
+    def __init__(self, engine: Engine, schema: TableSchema):
+        self._engine, self._schema = engine, schema
+        self._rows: dict[str, _Row] = {}
+        self._names = tuple(str(column) for column in schema.spec.columns("target"))
+
+    # ---------------------------------------------------------------------------------------- update
+
+    def update(self, rows: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> None:
+        """Feed new rows, each a mapping from column names to values; times must rise within a series.
+
+        A row has the time column, the series column if training had one, the targets (None or NaN where missing),
+        and the known and observed columns; `static` columns are read at a series' first row.
+
+        Raises:
+            DataError: a column is missing, a time is off the grid or does not rise, a value is no number.
+        """
+        for number, row in enumerate([rows] if isinstance(rows, Mapping) else rows):
+            self._update_one(row, number)
+
+    def feed(self, table: SeriesTable) -> None:
+        """Feed whole series, as read from a file."""
+        for series in table.series:
+            known = np.full((series.length, len(table.known)), np.nan)
+            known[: len(series.known)] = series.known[: series.length]
+            for t in range(series.length):
+                for c, name in enumerate(table.targets):
+                    ident = row_id(series.id, name)
+                    row = self._rows.get(ident) or self._open(ident, series.start)
+                    self._push(
+                        row, ident, c, series.values[t, c], known[t], series.observed[t], series.static
+                    )
+
+    def forecast(self, future: Iterable[Mapping[str, Any]] = ()) -> dict[str, list[Any]]:
+        """Forecast the next `horizon` steps of every row, in the columns of `Forecaster.predict`.
+
+        Args:
+            future: rows with the known columns of those steps, needed where training had any.
+        """
+        from ostinato.tasks.forecast.estimator import OUTPUT_LEVELS
+
+        ahead = self._known_ahead(future)
+        columns: dict[str, list[Any]] = {"series": [], "time": [], "target": [], "mean": []}
+        columns |= {f"q{level:g}": [] for level in OUTPUT_LEVELS}
+        H = self._engine.horizon
+        for ident, row in self._rows.items():
+            series, target = ident.split("\n")
+            said = self.distribution(series, target, ahead.get(series))
+            times = self._schema.frequency.times(row.start, H, offset=row.clock)
+            columns["series"] += [series] * H
+            columns["time"] += self._schema.frequency.format(times)
+            columns["target"] += [target] * H
+            columns["mean"] += said.mean[0].tolist()
+            for level in OUTPUT_LEVELS:
+                q = int(np.argmin(np.abs(said.levels - level)))
+                columns[f"q{level:g}"] += said.quantiles[0, :, q].tolist()
+        if len(self._names) == 1:
+            del columns["target"]
+        return columns
+
+    def distribution(
+        self, series: str = "", target: str | None = None, known: np.ndarray | None = None
+    ) -> Distribution:
+        """Mean and quantiles (1, H), (1, H, Q) of one row; `known` (H, K) are its future known columns."""
+        engine = self._engine
+        ident = row_id(series, target or self._names[0])
+        if ident not in self._rows:
+            raise InputError(f"the session has no series {series!r} yet; feed it with update first")
+        row = self._rows[ident]
+        c = self._names.index(target or self._names[0])
+        width = engine.columns.known.shape[1]
+        known = np.full((engine.horizon, width), np.nan) if known is None else known
+        ahead = self._ahead(row, c, known)[None]
+        state, parameters = row.prepared, engine.preparation.parameters([ident])
+        x = encoder_inputs(row.features, ahead[:, 0], row.observed)
+        with torch.no_grad():
+            hidden, encoder = engine.model.encoder.step(torch.from_numpy(x), row.encoder)
+        if engine.is_autoregressive:
+            generator = torch.Generator().manual_seed(engine.seed)
+            paths = engine.paths_from(state, parameters, encoder, hidden, ahead, generator)
+            return engine.from_paths(paths)
+        anchors = engine.preparation.anchors(state, parameters, engine.horizon)
+        anchors = (anchors - state.last[:, None, None]) / state.scale[:, None, None]
+        with torch.no_grad():
+            said = engine.model.predict(
+                hidden, torch.from_numpy(ahead), torch.from_numpy(anchors.astype(np.float32))
+            )
+        return engine.finish(said.numpy().astype(np.float64), state.last, state.scale)
+
+    # --------------------------------------------------------------------------------------- storage
+
+    def to_bytes(self) -> bytes:
+        """The whole session as safetensors: arrays, clocks, row ids, and the schema's fingerprint."""
+        from safetensors.numpy import save
+
+        arrays: dict[str, np.ndarray] = {}
+        rows = []
+        for i, (ident, row) in enumerate(self._rows.items()):
+            rows.append({"id": ident, "start": str(row.start), "clock": row.clock})
+            arrays |= {f"{i}/prepared/{name}": a for name, a in row.prepared.arrays().items()}
+            arrays |= {f"{i}/encoder/{name}": a for name, a in _flat(row.encoder).items()}
+            arrays |= {f"{i}/{name}": getattr(row, name) for name in ("static", "features", "observed")}
+        header = {"version": FORMAT_VERSION, "fingerprint": self._fingerprint(), "rows": rows}
+        return save(arrays, {"session": json.dumps(header)})
+
+    def load_bytes(self, stored: bytes) -> Session:
+        """Take up a session that `to_bytes` wrote; another forecaster's is refused."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        try:
+            arrays = load(stored)
+            length = int.from_bytes(stored[:8], "little")
+            header = json.loads(json.loads(stored[8 : 8 + length])["__metadata__"]["session"])
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise InputError("these bytes are not a saved session; give what to_bytes returned") from error
+        if header["version"] > FORMAT_VERSION:
+            raise InputError(
+                f"the session has format {header['version']}, this version reads {FORMAT_VERSION}"
+            )
+        if header["fingerprint"] != self._fingerprint():
+            raise InputError("the session was saved with another forecaster; load it with that one")
+        self._rows = {}
+        for i, one in enumerate(header["rows"]):
+            prepared = {k.split("/", 2)[2]: v for k, v in arrays.items() if k.startswith(f"{i}/prepared/")}
+            encoder = {k.split("/", 2)[2]: v for k, v in arrays.items() if k.startswith(f"{i}/encoder/")}
+            self._rows[one["id"]] = _Row(
+                np.datetime64(one["start"]),
+                int(one["clock"]),
+                PreparedState.from_arrays(prepared),
+                _nested(encoder),
+                *(arrays[f"{i}/{name}"] for name in ("static", "features", "observed")),
+            )
+        return self
+
+    # -------------------------------------------------------------------------------------- internal
+
+    def _fingerprint(self) -> str:
+        import hashlib
+
+        digest = hashlib.sha256(json.dumps(self._schema.to_json(), sort_keys=True).encode())
+        for name, tensor in sorted(self._engine.model.state_dict().items()):
+            digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def _update_one(self, row: Mapping[str, Any], number: int) -> None:
+        spec = self._schema.spec
+        time = self._time(row, number)
+        series = str(self._cell(row, spec.series, number)) if spec.series is not None else self._only()
+        targets = [self._number(row, column, number) for column in spec.columns("target")]
+        known = self._covariates(row, "known", number)
+        observed = self._covariates(row, "observed", number)
+        new = row_id(series, self._names[0]) not in self._rows
+        static = (
+            self._covariates(row, "static", number)
+            if new
+            else self._rows[row_id(series, self._names[0])].static
+        )
+        for c, (name, value) in enumerate(zip(self._names, targets, strict=True)):
+            ident = row_id(series, name)
+            held = self._rows.get(ident) or self._open(ident, time)
+            steps, on_grid = self._schema.frequency.locate(held.start, np.array([time]))
+            if not on_grid[0] or steps[0] < held.clock:
+                last = self._schema.frequency.times(held.start, 1, offset=max(held.clock - 1, 0))[0]
+                raise DataError(
+                    f"row {number}: time {time} must be a later step of {self._schema.frequency} than {last}"
+                )
+            nothing = (np.full_like(known, np.nan), np.full_like(observed, np.nan))
+            for _ in range(int(steps[0]) - held.clock):
+                self._push(held, ident, c, np.nan, *nothing, static)
+            self._push(held, ident, c, value, known, observed, static)
+
+    def _only(self) -> str:
+        return next(iter(self._rows)).split("\n")[0] if self._rows else self._default_series
+
+    @property
+    def _default_series(self) -> str:
+        """The name that a table without a series column gives its only series."""
+        return self._engine.preparation.row_ids[0].split("\n")[0]
+
+    def _open(self, ident: str, start: np.datetime64) -> _Row:
+        engine = self._engine
+        row = _Row(
+            np.datetime64(start, "s"),
+            0,
+            engine.preparation.start(1),
+            engine.model.encoder.initial_state(1),
+            np.zeros(engine.columns.static.shape[1]),
+            np.zeros((1, len(engine.preparation.feature_names))),
+            np.zeros((1, engine.columns.observed.shape[1]), dtype=np.float32),
+        )
+        self._rows[ident] = row
+        return row
+
+    def _push(
+        self,
+        row: _Row,
+        ident: str,
+        target: int,
+        value: float,
+        known: np.ndarray,
+        observed: np.ndarray,
+        static: np.ndarray,
+    ) -> None:
+        """One step: finish the encoder's step that waited for `known`, then take in the new value."""
+        engine = self._engine
+        if row.clock == 0:
+            row.static = static
+        if row.clock:
+            ahead = self._ahead(row, target, known[None])
+            x = encoder_inputs(row.features, ahead, row.observed)
+            with torch.no_grad():
+                _, row.encoder = engine.model.encoder.step(torch.from_numpy(x), row.encoder)
+        parameters = engine.preparation.parameters([ident])
+        values = engine.preparation.forward(np.array([value], dtype=np.float64))
+        row.features, _ = engine.preparation.advance(row.prepared, parameters, values)
+        row.observed = engine.columns.scale_observed(observed[None])
+        row.clock += 1
+
+    def _ahead(self, row: _Row, target: int, known: np.ndarray) -> np.ndarray:
+        """What is known in advance of the steps after the last one: (n, P) for known columns (n, K)."""
+        calendar = self._schema.frequency.calendar(row.start, len(known), offset=row.clock)
+        return self._engine.columns.compose(calendar, known, row.static, target)
+
+    def _known_ahead(self, future: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+        """Future known columns by series (H, K); every step that training knew must be given."""
+        engine, spec = self._engine, self._schema.spec
+        if not engine.columns.known.shape[1]:
+            return {}
+        given: dict[tuple[str, np.datetime64], np.ndarray] = {}
+        for number, row in enumerate(future):
+            series = self._cell(row, spec.series, number) if spec.series is not None else self._default_series
+            given[str(series), self._time(row, number)] = self._covariates(row, "known", number)
+        ahead = {}
+        for ident, held in self._rows.items():
+            series = ident.split("\n")[0]
+            times = self._schema.frequency.times(held.start, engine.horizon, offset=held.clock)
+            missing = [str(t) for t in times if (series, t) not in given]
+            if missing:
+                raise DataError(f"series {series!r}: known columns are missing at {', '.join(missing[:5])}")
+            ahead[series] = np.stack([given[series, t] for t in times])
+        return ahead
+
+    def _time(self, row: Mapping[str, Any], number: int) -> np.datetime64:
+        spec = self._schema.spec
+        value = self._cell(row, "time" if spec.time is None else spec.time, number)
+        try:
+            if self._schema.frequency.unit == "step":
+                return np.datetime64(int(value), "s")
+            return (
+                np.datetime64(value, "s") if not isinstance(value, str) else np.datetime64(value.strip(), "s")
+            )
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"row {number}: {value!r} is not a time; write ISO, such as 2026-01-31 12:00"
+            ) from error
+
+    @staticmethod
+    def _cell(row: Mapping[str, Any], column: str | int, number: int) -> Any:
+        if column not in row:
+            raise DataError(
+                f"row {number}: there is no column {column!r}; it has: {', '.join(map(str, row))}"
+            )
+        return row[column]  # type: ignore[index]
+
+    def _number(self, row: Mapping[str, Any], column: str | int, number: int) -> float:
+        value = self._cell(row, column, number)
+        try:
+            found = np.nan if value is None or value == "" else float(value)
+        except (TypeError, ValueError):
+            raise DataError(f"row {number}, column {column!r}: expected a number, found {value!r}") from None
+        if np.isinf(found):
+            raise DataError(f"row {number}, column {column!r}: expected a finite number, found {value!r}")
+        return found
+
+    def _covariates(self, row: Mapping[str, Any], role: str, number: int) -> np.ndarray:
+        """The float columns of a role, encoded as in training."""
+        encoding, cells = self._schema.encoding, []
+        names = self._schema.spec.columns(role)
+        for column, name in zip(encoding.columns(role), names, strict=True):
+            if column.kind == "number":
+                cells.append(self._number(row, name, number))
+            else:
+                value = self._cell(row, name, number)
+                cells.append(np.nan if value is None or value == "" else column.code(str(value)))
+        if not cells:
+            return np.zeros(0)
+        return encoding.expand(role, np.array([cells], dtype=np.float64))[0]
+
+
+def _flat(state: State, prefix: str = "") -> dict[str, np.ndarray]:
+    named: dict[str, np.ndarray] = {}
+    for name, leaf in state.items():
+        if isinstance(leaf, State):
+            named |= _flat(leaf, f"{prefix}{name}.")
+        else:
+            named[prefix + name] = leaf.cpu().numpy()
+    return named
+
+
+def _nested(named: Mapping[str, np.ndarray]) -> State:
+    tree: dict[str, Any] = {}
+    for path, array in named.items():
+        *parents, leaf = path.split(".")
+        place = tree
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[leaf] = torch.from_numpy(array.copy())
+
+    def build(level: dict[str, Any]) -> State:
+        return State({name: build(part) if isinstance(part, dict) else part for name, part in level.items()})
+
+    return build(tree)

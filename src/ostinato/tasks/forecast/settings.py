@@ -1,0 +1,90 @@
+"""Every option of a forecaster, with its only default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ostinato.errors import InputError
+from ostinato.layers.heads import DISTRIBUTIONS
+
+HEADS = ("quantile", *DISTRIBUTIONS)
+
+
+@dataclass(frozen=True)
+class ForecastSettings:
+    """What a forecaster is told besides the data. Steps are steps of the series' grid where not said otherwise.
+
+    Raises:
+        InputError: a value out of range, or an unknown name.
+    """
+
+    horizon: int
+    """H, how many steps ahead are forecast."""
+    cell: Any = "lstm"
+    """rnn, lstm, gru, or a `Cell` class of your own."""
+    head: str = "quantile"
+    """quantile: all steps at once; gaussian, student_t, negative_binomial: one step at a time, sampled paths."""
+    hidden_size: int = 48
+    """Width of the recurrent state of each member."""
+    num_layers: int = 1
+    """Recurrent layers of each member."""
+    members: int = 3
+    """Networks that are trained together and averaged."""
+    dropout: float = 0.1
+    """In the decoder."""
+    season: int | None = None
+    """Main season in steps; None: from the frequency, 1: none. The baselines and MASE use it too."""
+    context: int | None = None
+    """Length of training windows; None: about two seasons, 64 to 336."""
+    transform: str = "auto"
+    """auto, none or log: whether the network works on logarithms of the targets."""
+    batch_size: int = 32
+    """Windows of one optimizer step."""
+    learning_rate: float = 1e-3
+    """Of AdamW; the weights that are kept are a moving average."""
+    epochs: int | None = None
+    """Passes over the training part; None: until the validation loss stops improving, or time is up."""
+    steps: int | None = None
+    """Optimizer steps, likewise."""
+    max_time_s: float | None = 240.0
+    """Wall time of the whole fit in seconds, reading and validation included; None: no limit."""
+    patience: int | None = 10
+    """Validations without improvement after which training stops; not used with `epochs` or `steps`."""
+    paths: int = 200
+    """Sampled paths of the one-step heads."""
+    test: int = 0
+    """Points at the end of every series that training does not see."""
+    seed: int = 0
+    """Of initial weights, batches, dropout and sampled paths."""
+    device: str = "cpu"
+    """cpu, cuda, … or auto."""
+    progress: str = "auto"
+    """auto, bar, lines or quiet."""
+
+    def __post_init__(self) -> None:
+        if self.head not in HEADS:
+            hint = ""
+            if self.head in ("quantiles", "mqrnn"):
+                hint = "; did you mean 'quantile'?"
+            raise InputError(f"head is {self.head!r}; known heads: {', '.join(HEADS)}{hint}")
+        whole = ("horizon", "hidden_size", "num_layers", "members", "batch_size", "paths")
+        for name in (*whole, "season", "context", "epochs", "steps", "patience"):
+            value = getattr(self, name)
+            if value is None and name not in whole:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise InputError(f"{name} must be a whole number ≥ 1, got {value!r}")
+        if not isinstance(self.test, int) or self.test < 0:
+            raise InputError(f"test must be a whole number ≥ 0, got {self.test!r}")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout must be at least 0 and below 1, got {self.dropout!r}")
+        for name in ("learning_rate", "max_time_s"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"{name} must be above 0, got {value!r}")
+
+    @property
+    def minimum_length(self) -> int:
+        """The shortest training part that can be learned from: some history, a horizon to learn, one to check."""
+        return self.horizon + 4
