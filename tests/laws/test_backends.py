@@ -134,6 +134,7 @@ def test_second_derivatives_of_the_fused_path_equal_the_reference(build, name, d
         assert error <= (1e-10 if dtype == torch.float64 else 2e-4), f"{tuple(one.shape)}: {error:.3g}"
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 @pytest.mark.parametrize("name", ["rnn", "lstm", "gru"])
 def test_functorch_runs_on_plain_operators(build, name):
     layer = build(name, "auto", torch.float32, False)

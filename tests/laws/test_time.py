@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -104,3 +105,17 @@ def test_a_stream_continued_in_another_process_equals_the_offline_run(tmp_path: 
         y, expected = load_file(tmp_path / f"{name}.y")["y"], whole[name][:, 3:]
         error = (y - expected).abs().max().item()
         assert torch.equal(y, expected) if name == "reference" else error <= tolerance[torch.float32], error
+
+
+def test_memory_is_flat_over_a_long_stream():
+    """The million-step run is `benchmarks/stream_memory.py`; objects show a leak sooner than pages do."""
+    layer = ot.GRU(D, 7).eval()
+    x, state = torch.randn(2, D), None
+    counts = []
+    with torch.no_grad():
+        for _ in range(3):
+            for _ in range(500):
+                _, state = layer.step(x, state)
+            gc.collect()
+            counts.append(len(gc.get_objects()))
+    assert counts[2] <= counts[1] + 20, f"objects after each 500 steps: {counts}"

@@ -10,8 +10,9 @@ it from torch's generator when it makes an initial state, and the state carries 
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import NamedTuple
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +74,8 @@ def _set_keys(module: nn.Module, value: int | None) -> None:
             part.value = value
 
 
-class Clock(NamedTuple):
+@dataclass(frozen=True)
+class Clock:
     """Where each step of a stretch stands: key, row (B,), t (B, T), episode (B, T or 1)."""
 
     key: Tensor
@@ -105,23 +107,33 @@ class Clock(NamedTuple):
         episode = state.episode.unsqueeze(1)
         if resets is not None:
             episode = episode + resets.long().cumsum(1)
-        return self._replace(t=self.t.flip(1), episode=episode)
+        return replace(self, t=self.t.flip(1), episode=episode)
 
     def keep(
         self, kind: Kind, layer: int, direction: int, width: int, probability: float, *, is_variational: bool
     ) -> Tensor:
         """(B, T, width) bool, False with `probability`; variational without resets: (B, 1, width)."""
         stream = (int(kind) * 4096 + layer) * 2 + direction
-        episode, t = self.episode, self.t
-        if is_variational:
-            t = torch.full_like(t[:, :1], -1)
-        lanes = []
-        for salt in (0x2545F491, 0x6C8E9CF5):
-            seed = _absorb(torch.full_like(self.key, salt ^ stream), self.key)
-            seed = _absorb(seed, self.row).unsqueeze(1)
-            lanes.append(_absorb(_absorb(seed, episode), t).unsqueeze(2))
-        bits = _mix(_mix(lanes[0] ^ _units(width, self.key.device)) ^ lanes[1])
+        one, other = self._variational_words if is_variational else self._words
+        units = torch.arange(width, dtype=torch.int64, device=self.key.device)
+        units = _absorb(torch.full_like(units, 0x632BE5AB ^ stream), units)
+        bits = _mix(_mix(one ^ units) ^ other)
         return bits >= round(probability * 2**32)
+
+    @cached_property
+    def _words(self) -> tuple[Tensor, Tensor]:
+        """Two words for each row and time, (B, T, 1): with one, 2^16 pairs would begin to share masks."""
+        return self._hash(self.t, 0x2545F491), self._hash(self.t, 0x6C8E9CF5)
+
+    @cached_property
+    def _variational_words(self) -> tuple[Tensor, Tensor]:
+        timeless = torch.full_like(self.t[:, :1], -1)
+        return self._hash(timeless, 0x2545F491), self._hash(timeless, 0x6C8E9CF5)
+
+    def _hash(self, t: Tensor, salt: int) -> Tensor:
+        seed = _absorb(torch.full_like(self.key, salt), self.key)
+        seed = _absorb(seed, self.row).unsqueeze(1)
+        return _absorb(_absorb(seed, self.episode), t).unsqueeze(2)
 
 
 def drop(x: Tensor, keep: Tensor, probability: float) -> Tensor:
@@ -162,7 +174,3 @@ def _absorb(seed: Tensor, value: Tensor) -> Tensor:
     """Hash both words of int64 `value` into the words `seed`."""
     low = _mix((seed ^ (value & _WORD)) + 0x9E3779B9 & _WORD)
     return _mix(low ^ ((value >> 32) & _WORD))
-
-
-def _units(width: int, device: torch.device) -> Tensor:
-    return _mix(torch.arange(width, dtype=torch.int64, device=device) + 0x632BE5AB & _WORD)
