@@ -42,7 +42,8 @@ def sequences_from(
     if N == 0 or D == 0:
         raise SizeError(f"{name}: expected one sequence or more of width 1 or more, found {array.shape}")
     counts = _lengths(lengths, N, T)
-    padded = array.astype(np.float32)
+    with np.errstate(over="ignore"):  # an overflow is reported below, with its place
+        padded = array.astype(np.float32)
     padded[np.arange(T) >= counts[:, None]] = 0
     _refuse_not_finite(padded, name)
     return padded, counts
@@ -83,7 +84,7 @@ def _from_list(rows: list[Any], name: str) -> tuple[NDArray[np.float32], NDArray
     padded = np.zeros((len(arrays), int(counts.max()), D), np.float32)
     for i, array in enumerate(arrays):
         if len(array):
-            with np.errstate(over="ignore"):  # an overflow is reported below, with its place
+            with np.errstate(over="ignore"):
                 padded[i, : len(array)] = array
     _refuse_not_finite(padded, name)
     return padded, counts

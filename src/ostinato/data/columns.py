@@ -25,7 +25,8 @@ class ColumnSource(Protocol):
     """A table that is read column by column, chunk by chunk, as often as needed."""
 
     names: list[str]
-    n_notes_utc: int
+    is_frame: bool  # or Parquet: the names cannot be values
+    has_zone: bool  # whether times were converted to UTC
 
     def chunks(self, wanted: Sequence[int]) -> Iterator[tuple[list[Column], NDArray[np.int64]]]:
         """The wanted columns, and the line (file) or row (frame) of each record, counted from 1."""
@@ -63,7 +64,8 @@ class TextSource:
     """Columns of a CSV file."""
 
     def __init__(self, table: TextTable):
-        self.table, self.names, self.n_notes_utc = table, table.names, 0
+        self.table, self.names = table, table.names
+        self.is_frame = self.has_zone = False
 
     def chunks(self, wanted: Sequence[int]) -> Iterator[tuple[list[Column], NDArray[np.int64]]]:
         """The wanted columns, a chunk at a time."""
@@ -102,7 +104,7 @@ class FrameSource:
                     f"found {type(frame).__name__}"
                 ) from None
             self.names, self._n = [str(name) for name in self._frame.columns], len(self._frame)
-        self.n_notes_utc = 0
+        self.is_frame, self.has_zone = True, False
 
     def chunks(self, wanted: Sequence[int]) -> Iterator[tuple[list[Column], NDArray[np.int64]]]:
         """The wanted columns, a chunk at a time."""
@@ -128,13 +130,13 @@ class FrameSource:
         kind = column.dtype
         if isinstance(kind, nw.Datetime) and kind.time_zone is not None:
             column = column.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
-            self.n_notes_utc = 1
+            self.has_zone = True
         if isinstance(kind, (nw.Datetime, nw.Date)):
             return np.asarray(column.to_numpy(), "datetime64[us]")
         if kind.is_numeric():
             if not column.is_null().any():
                 return _from_numpy(column.to_numpy())
-            return np.array([np.nan if value is None else value for value in column.to_list()], np.float64)
+            return np.array([np.nan if _is_null(value) else value for value in column.to_list()], np.float64)
         return _from_numpy(np.array(column.to_list(), dtype=object))
 
 
@@ -161,7 +163,8 @@ class ParquetSource:
             import pyarrow.parquet as pq
         except ImportError:
             raise MissingExtraError(f"reading the Parquet file {path}", "pyarrow", "parquet") from None
-        self.path, self._pq, self.n_notes_utc = Path(path), pq, 0
+        self.path, self._pq = Path(path), pq
+        self.is_frame, self.has_zone = True, False
         with self._open() as file:
             self.names = list(file.schema_arrow.names)
 
@@ -175,7 +178,7 @@ class ParquetSource:
                 part = FrameSource(pa.Table.from_batches([batch]))
                 for columns, rows in part.chunks(wanted):
                     yield columns, rows + done
-                self.n_notes_utc |= part.n_notes_utc
+                self.has_zone |= part.has_zone
                 done += batch.num_rows
 
     @contextmanager
@@ -190,7 +193,7 @@ class ParquetSource:
                 plain.seek(0)
             try:
                 yield self._pq.ParquetFile(packed if direct else plain)
-            except (pa.ArrowException, OSError) as error:
+            except (pa.ArrowException, OSError, UnicodeError) as error:
                 raise DataError(
                     f"not a readable Parquet file ({error}); write it again", path=self.path
                 ) from error

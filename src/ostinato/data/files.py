@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import TextIOWrapper
+from io import BytesIO, TextIOWrapper
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
@@ -107,14 +107,15 @@ def _member(zipped: zipfile.ZipFile, wanted: str | None, archive: Path) -> zipfi
     ]
     names = [info.filename for info in members]
     shown = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
-    if wanted is None:
-        if len(members) == 1:
-            return members[0]
+    if wanted is None and len(members) != 1:
         cure = f"name one, as {archive.name}/MEMBER; it holds: {shown}" if members else "it is empty"
         raise DataError(f"expected an archive with one file, found {len(members)}; {cure}", path=archive)
-    if wanted not in names:
+    if wanted is not None and wanted not in names:
         raise DataError(f"the archive has no file {wanted!r}; it holds: {shown}", path=archive)
-    return members[names.index(wanted)]
+    found = members[0 if wanted is None else names.index(wanted)]
+    if found.flag_bits & 1:
+        raise DataError(f"{found.filename!r} needs a password; extract it first", path=archive)
+    return found
 
 
 def _missing(path: Path) -> str:
@@ -310,7 +311,7 @@ def _starting_lines(rows: list[list[str]], done: int, now: int) -> list[int]:
 def _codec(encoding: str) -> str:
     try:
         name = codecs.lookup(encoding).name
-        b"".decode(encoding)
+        TextIOWrapper(BytesIO(), encoding=name)
     except (LookupError, ValueError, TypeError):  # unknown, not a text encoding, or with a null character
         raise InputError(
             f"encoding: {encoding!r} is not known; common ones are utf-8, utf-16, cp1252, latin-1, shift_jis"

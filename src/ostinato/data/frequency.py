@@ -198,7 +198,8 @@ class Frequency:
         months = times.astype("datetime64[M]")
         day = (times.astype("datetime64[D]") - months.astype("datetime64[D]")).astype(np.int64)
         month = months.astype(np.int64) % self.step
-        return of_day + DAY_S * ((0 if self.at_end else day) + 32 * month)
+        # the 29th to 31st are one phase with the last of shorter months, into which the grid moves them
+        return of_day + DAY_S * ((0 if self.at_end else np.minimum(day, 27)) + 32 * month)
 
     def format(self, times: Times) -> list[str]:
         """Times as text for output files: ISO dates where every time is a midnight, else date and time."""

@@ -107,25 +107,24 @@ def choose_frequency(
     have that step.
     """
     steps = found.steps
+    own, count = steps.most_common() if steps.n_steps else (None, 0)
+    if own is not None and counts_steps:
+        own = Frequency.of("step", own.step)
     if given is not None:
-        if is_trained and steps.n_steps:
-            own, count = steps.most_common()
-            if 2 * count > steps.n_steps and (own.step, own.at_end) != (given.step, given.at_end):
-                raise source.error(
-                    f"the model was trained on the frequency {given}, and the most common step of this table "
-                    f"is {own.name}; aggregate the rows, or train on tables of this frequency"
-                )
+        is_other = own is not None and (own.unit, own.step) != (given.unit, given.step)
+        if is_trained and own is not None and is_other and 2 * count > steps.n_steps:
+            raise source.error(
+                f"the model was trained on the frequency {given}, and the most common step of this table is "
+                f"{own.name}; aggregate the rows, or train on tables of this frequency"
+            )
         if given.unit == "month" and not given.at_end and steps.month_ends():
             given = Frequency.of("month", given.step, at_end=True).with_season(given.season)
         return given, f"frequency {given}, as given"
-    if steps.n_steps == 0:
+    if own is None:
         raise source.error(
             "no series has two different times, so the frequency is unknown; give more rows, or --freq"
         )
-    frequency, count = steps.most_common()
-    if counts_steps:
-        frequency = Frequency.of("step", frequency.step)
-    return frequency, f"frequency {frequency}, found from the times: {count:,} of {steps.n_steps:,} steps"
+    return own, f"frequency {own}, found from the times: {count:,} of {steps.n_steps:,} steps"
 
 
 def check_phases(found: Measured, source: ColumnSource, frequency: Frequency, names: list[str]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 DEFAULT_BUDGET_BYTES = 1 << 30
-CHUNK_ROWS = 1 << 16
+CHUNK_ROWS = 1 << 15
 
 
 class Scratch:

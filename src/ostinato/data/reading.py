@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ostinato.data.cells import is_number
 from ostinato.data.columns import ColumnSource, resolve
 from ostinato.data.covariates import ROLES, ColumnEncoding, CovariateEncoding
 from ostinato.data.frequency import Frequency
@@ -24,7 +25,7 @@ from ostinato.data.grid import (
 from ostinato.data.large import LazyScratch, RowStore
 from ostinato.data.rows import Layout, RowReader
 from ostinato.data.table import Note, Series, SeriesSpec, SeriesTable, TableSchema
-from ostinato.data.times import TimeParser
+from ostinato.data.times import TimeParser, is_time
 from ostinato.errors import DataError
 
 
@@ -123,6 +124,7 @@ class Reading:
         )
         if is_future:
             return layout
+        self._refuse_data_as_header(source, layout)
         roles: dict[int, str] = {}
         for role in ("time", "series", "target", *ROLES):
             found = getattr(layout, role)
@@ -134,6 +136,21 @@ class Reading:
                     )
                 roles[index] = role
         return layout
+
+    def _refuse_data_as_header(self, source: ColumnSource, layout: Layout) -> None:
+        """A column given by number, under a name that is a value: the first row would be lost unseen."""
+        spec = self.spec
+        given = [*([] if spec.time is None else [spec.time]), *spec.columns("target")]
+        if not spec.header or source.is_frame or all(column in source.names for column in given):
+            return
+        times = [] if layout.time is None else [source.names[layout.time]]
+        targets = [source.names[index] for index in layout.target if index is not None]
+        if all(map(is_time, times)) and all(map(is_number, targets)):
+            raise source.error(
+                f"the first line holds values ({', '.join([*times, *targets])}) where names are expected; "
+                "give --no-header",
+                line=1,
+            )
 
     def _encoding(self, stores: list[RowStore]) -> CovariateEncoding:
         if self.schema is not None:
@@ -243,7 +260,7 @@ class Reading:
         if self.reader.found_decimal_comma:
             note("decimal comma", 1, "numbers are written with a decimal comma")
         for source, parser in zip(self.sources, self.reader.times, strict=True):
-            if parser.is_aware or source.n_notes_utc:
+            if parser.is_aware or source.has_zone:
                 note("time zone", 1, "times have a time zone: converted to UTC")
             if parser.is_order_needed:
                 order = "day/month/year" if parser.day_first else "month/day/year"

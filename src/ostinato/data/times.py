@@ -18,16 +18,22 @@ from ostinato.errors import DataError, InputError
 Seconds = NDArray[np.int64]
 _CLOCK = r"(?:[T ]+(\d{1,2}):(\d{2})(?::(\d{2})(?:\.0*)?)?(?:\s*([AaPp])\.?[Mm]\.?)?)?"
 _ISO = r"\d{4}-\d\d(?:-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?)?)?"
-_ISO_COLUMN = re.compile(rf"(?>{_ISO}\n)*+")
-_ISO_LIKE = re.compile(rf"{_ISO}(?:[.,]\d+)?(?: ?(?:Z|UTC|[+-]\d\d:?\d\d))?")
-_YEAR_FIRST = re.compile(rf"(\d{{4}})[/.-](\d{{1,2}})[/.-](\d{{1,2}}){_CLOCK}")
-_YEAR_LAST = re.compile(rf"(\d{{1,2}})[/.-](\d{{1,2}})[/.-](\d{{4}}){_CLOCK}")
-_SHORT_YEAR = re.compile(r"\d{1,2}[/.-]\d{1,2}[/.-]\d{2}(?:\D.*)?")
-_QUARTER = re.compile(r"(\d{4})[- ]?[Qq]([1-4])")
-_INTEGER = re.compile(r"[+-]?\d{1,18}")
+_ISO_COLUMN = re.compile(rf"(?>{_ISO}\n)*+", re.ASCII)
+_ISO_LIKE = re.compile(rf"{_ISO}(?:[.,]\d+)?(?: ?(?:Z|UTC|[+-]\d\d:?\d\d))?", re.ASCII)
+_YEAR_FIRST = re.compile(rf"(\d{{4}})[/.-](\d{{1,2}})[/.-](\d{{1,2}}){_CLOCK}", re.ASCII)
+_YEAR_LAST = re.compile(rf"(\d{{1,2}})[/.-](\d{{1,2}})[/.-](\d{{4}}){_CLOCK}", re.ASCII)
+_SHORT_YEAR = re.compile(r"\d{1,2}[/.-]\d{1,2}[/.-]\d{2}(?:\D.*)?", re.ASCII)
+_QUARTER = re.compile(r"(\d{4})[- ]?[Qq]([1-4])", re.ASCII)
+_INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 _KNOWN = "2016-07-01, 2016-07-01 13:00:00 (also with a time zone), 2016-07, 2016, 2016Q3, 20160701, 7/1/2016"
 _SPECIAL = ("step", "epoch_s", "epoch_ms")
 _CURE = "for other forms give --time-format with strptime codes such as '%d.%m.%y'"
+
+
+def is_time(text: str) -> bool:
+    """Whether a text has the form of a time that needs no --time-format."""
+    forms = (_ISO_LIKE, _YEAR_FIRST, _YEAR_LAST, _SHORT_YEAR, _QUARTER, _INTEGER)
+    return any(form.fullmatch(text.strip()) for form in forms)
 
 
 class MonthFirstIsWrong(Exception):  # noqa: N818 - a signal between two passes, never shown
