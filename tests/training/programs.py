@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from ostinato.errors import InputError
 from ostinato.training.loop import train
 from ostinato.training.settings import TrainingSettings
 from ostinato.training.tbptt import BatchList
@@ -118,15 +120,13 @@ class Slow:
 
 def two_processes(folder: Path) -> None:
     """What each of several processes does; the first writes the weights of each case."""
-    import os
-
     from safetensors.torch import save_file
 
     for name, (dtype, changes) in CASES.items():
         model = Net(dropout=0.0, dtype=dtype)
         history = train(
             model,
-            batches(7, B=3, ragged=True, dtype=dtype),
+            [*batches(6, B=3, ragged=True, dtype=dtype), *batches(1, B=1, ragged=True, dtype=dtype)],
             TrainingSettings(steps=100, log_every_steps=1, learning_rate=1e-2, **changes),
             folder=folder / f"run-{name}",
             progress="quiet",
@@ -142,6 +142,37 @@ def two_processes(folder: Path) -> None:
             )
 
 
+class Skipped:
+    """A listener that keeps the bad steps."""
+
+    def __init__(self):
+        self.events = []
+
+    def notify(self, event):
+        if type(event).__name__ == "StepSkipped":
+            self.events.append(event)
+
+
+def special_cases(folder: Path) -> None:
+    """In two processes: stop and go on, a bad row in one of them, a source that cannot be shared."""
+    changes = {"schedule": "constant", "validate_first": False}
+    whole, _ = run("carried", folder / "whole", steps=44, **changes)
+    run("carried", folder / "part", steps=7, **changes)
+    resumed, _ = run("carried", folder / "part", steps=44, **changes)
+    same = all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    data = batches(4)
+    data[2]["x"][1, 3, 0] = float("nan")
+    skipped = Skipped()
+    history = train(Net(dropout=0.0), data, TrainingSettings(epochs=1), listeners=[skipped], progress="quiet")
+    lines = [f"resumed equal {same}", f"skipped {history.skipped_steps}"]
+    lines += [f"{event.step}: {event.reason}" for event in skipped.events]
+    try:
+        train(Net(), iter(data), TrainingSettings(epochs=1), progress="quiet")
+    except InputError as error:
+        lines.append(str(error))
+    (folder / f"special-{os.environ['RANK']}.txt").write_text("\n".join(lines))
+
+
 CASES = {
     "float32": (torch.float32, {}),
     "float64": (torch.float64, {}),
@@ -154,5 +185,6 @@ if __name__ == "__main__":
     what, where = sys.argv[1], Path(sys.argv[2])
     if what == "two_processes":
         two_processes(where)
+        special_cases(where)
     else:
         run(what, where / "run", listeners=[Slow(where / "step", 0.004)], epochs=12)

@@ -123,7 +123,8 @@ class Processes:
             return [content]
         lengths = self.sum([float(len(content)) if r == self.rank else 0.0 for r in range(self.world_size)])
         own = torch.zeros(int(max(lengths)), dtype=torch.uint8, device=self.device)
-        own[: len(content)] = torch.frombuffer(bytearray(content), dtype=torch.uint8).to(self.device)
+        if content:
+            own[: len(content)] = torch.frombuffer(bytearray(content), dtype=torch.uint8).to(self.device)
         parts = [torch.empty_like(own) for _ in range(self.world_size)]
         torch.distributed.all_gather(parts, own)
         return [bytes(part[: int(length)].cpu().numpy()) for part, length in zip(parts, lengths, strict=True)]

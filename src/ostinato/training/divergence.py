@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,18 +69,20 @@ def explain_loss(model: nn.Module, batch: Batch, replay: Callable[[], Any]) -> s
 
     Runs the forward pass once more, with a hook on each layer.
     """
-    for name, value in batch.items():
-        if value.is_floating_point() and (count := _count_bad(value)):
-            of = f"{count} of {value.numel()} values"
-            return f"loss is not finite; {of} of the batch's {name!r} are not either"
-    if weight := _bad_weight(model):
-        return f"loss is not finite; {weight}"
+    if cause := _bad_batch(batch) or _bad_weight(model):
+        return f"loss is not finite; {cause}"
     found: list[tuple[str, nn.Module]] = []
+    largest: tuple[float, str, nn.Module] = (-1.0, "", model)
 
     def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def check(module: nn.Module, inputs: Any, output: Any) -> None:
-            if not found and any(_count_bad(leaf) for leaf in _tensors(output)):
+            nonlocal largest
+            values = [leaf for leaf in _tensors(output) if leaf.is_floating_point() and leaf.numel()]
+            if not found and any(_count_bad(value) for value in values):
                 found.append((name, module))
+            size = max((float(value.abs().max()) for value in values), default=-1.0)
+            if size > largest[0]:
+                largest = (size, name, module)
 
         return check
 
@@ -92,16 +94,23 @@ def explain_loss(model: nn.Module, batch: Batch, replay: Callable[[], Any]) -> s
     finally:
         for handle in handles:
             handle.remove()
-    if not found:
-        return (
-            "loss is not finite, although the outputs of all layers are: the loss function itself overflowed"
-        )
-    name, module = found[0]
-    return f"loss is not finite; the first layer with such an output is {name!r}{_largest_weight(module)}"
+    if found:
+        name, module = found[0]
+        return f"loss is not finite; the first layer with such an output is {name!r}{_largest_weight(module)}"
+    size, name, module = largest
+    return (
+        f"loss is not finite, although the outputs of all layers are; the largest output, {size:.3g}, is that of "
+        f"layer {name!r}{_largest_weight(module)}"
+    )
 
 
-def explain_gradient(model: nn.Module) -> str:
-    """Which gradient went first: that of the last layer, as the backward pass goes from the loss down."""
+def explain_gradient(model: nn.Module, batches: Sequence[Batch] = ()) -> str:
+    """Which gradient went first: that of the last layer, as the backward pass goes from the loss down.
+
+    Args:
+        model: with the gradients as they are.
+        batches: those of the step, looked at for values that are not finite.
+    """
     bad: dict[str, list[tuple[float, bool, str, nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
         if parameter.grad is not None and (count := _count_bad(parameter.grad)):
@@ -120,7 +129,15 @@ def explain_gradient(model: nn.Module) -> str:
         f"gradient of parameter {name!r}{gate} is not finite "
         f"({_count_bad(gradient)} of {gradient.numel()} values"
         + (f"; so are those of {others} other parameters)" if others else ")")
+        + "".join(f"; {cause}" for cause in map(_bad_batch, batches) if cause)
     )
+
+
+def _bad_batch(batch: Batch) -> str:
+    for name, value in batch.items():
+        if count := _count_bad(value):
+            return f"{count} of {value.numel()} values of the batch's {name!r} are not finite"
+    return ""
 
 
 def _bad_weight(model: nn.Module) -> str:
@@ -142,8 +159,7 @@ def _largest_weight(module: nn.Module) -> str:
 
 
 def _gate(owner: nn.Module, name: str, values: Tensor, weight: Tensor) -> str:
-    """The gate whose rows of `values` are bad; of several, that with the largest weights. "" without
-    gates."""
+    """The gate whose rows of `values` are bad; of several, that with the largest weights."""
     match = _GATED.match(name)
     if match is None:
         return ""

@@ -117,6 +117,7 @@ class _Run:
         self.logged = [0.0, 0.0]
         self.rate, self.grad_norm = settings.learning_rate, math.nan
         self.is_late = self.must_probe = False
+        self._batches: list[Batch] = []
         # Collected once: walking the modules at each step would cost more than many a step.
         self._keyed = [module for module in model.modules() if isinstance(module, TakesMaskKey)]
         self._buffers = [b for b in model.buffers() if b.is_floating_point()]
@@ -199,6 +200,7 @@ class _Run:
     def _accumulate(self) -> tuple[float, float, float, str]:
         """Forward and backward passes: stretches taken, summed loss, targets, and what was wrong."""
         taken, total, count, reason = 0.0, 0.0, 0.0, ""
+        self._batches = []
         for _ in range(self.settings.accumulate):
             item = self.feed.next()
             if item is None:
@@ -212,6 +214,7 @@ class _Run:
             if reason or not batch or batch.size == 0:
                 continue
             batch = batch.to(self.processes.device)
+            self._batches.append(batch)
             before = self.bptt.carried
             with self.processes.autocast():
                 output = self.bptt.loss(self.model, batch, begins)
@@ -242,7 +245,7 @@ class _Run:
             return ""
         norm = torch.nn.utils.get_total_norm(gradients).item() / count
         if not math.isfinite(norm):
-            return divergence.explain_gradient(self.model)
+            return divergence.explain_gradient(self.model, self._batches)
         scale = 1.0 / count
         if s.clip_norm is not None:
             # As torch.nn.utils.clip_grad_norm_ has it.

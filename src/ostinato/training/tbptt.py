@@ -232,8 +232,8 @@ class Backpropagation:
             self.reset()
         if self.state is not None and piece.size != self._rows:
             raise InputError(
-                f"carry_state=True: a batch has {piece.size} rows, the one before had {self._rows}; every batch "
-                "must hold the next chunk of the same streams"
+                f"carry_state=True: a batch has {piece.size} rows, the one before had {self._rows}; every "
+                "batch must hold the next chunk of the same streams"
             )
         self._rows = piece.size
         if self.k2 is not None:
