@@ -116,7 +116,7 @@ def forecast_figure(panels: Sequence[ForecastPanel], title: str = "") -> Figure:
         handles.values(),
         handles.keys(),
         loc="outside lower center",
-        ncols=4 if columns == 1 else 8,
+        ncols=5 if columns == 1 else 9,
         frameon=False,
         labelcolor=INK,
         fontsize=9,

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 METRICS: dict[str, tuple[str, str, str, float | None]] = {
     "mase": ("MASE", "absolute error of the median over the seasonal naive error in training", ".3f", None),
     "smape": ("sMAPE", "symmetric absolute percentage error of the median, 0 to 200", ".2f", None),
-    "rmse": ("RMSE", "root mean square error of the mean, in the unit of the data", ".4g", None),
+    "rmse": ("RMSE", "root mean square error of the mean, in the unit of the data", "#.4g", None),
     "wql": ("WQL", "weighted quantile loss over all quantiles", ".4f", None),
     "coverage80": ("in 80 %", "share of actual values in the 80 % interval: 80 % is right", ".1%", 0.8),
-    "crps": ("CRPS", "continuous ranked probability score, in the unit of the data", ".4g", None),
+    "crps": ("CRPS", "continuous ranked probability score, in the unit of the data", "#.4g", None),
 }
 
 
@@ -89,7 +89,7 @@ def format_score(metric: str, value: float | None) -> str:
     if value is None or math.isnan(value):
         return "–"
     style = METRICS[metric][2]
-    return format(value, ",.0f" if style == ".4g" and abs(value) >= 1000 else style).replace("%", " %")
+    return format(value, ",.0f" if style == "#.4g" and abs(value) >= 1000 else style).replace("%", " %")
 
 
 def _facts(facts: Mapping[str, str]) -> str:
