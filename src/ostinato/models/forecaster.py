@@ -10,6 +10,7 @@ initial weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +18,15 @@ from torch import Tensor, nn
 from ostinato.errors import InputError
 from ostinato.layers.cells import Cell
 from ostinato.layers.gated import GRU, LSTM, RNN
-from ostinato.layers.heads import QuantileHead, distribution_head
+from ostinato.layers.heads import DistributionHead, QuantileHead, distribution_head
 from ostinato.layers.recurrent import Recurrent
+from ostinato.layers.stack import Stack
 from ostinato.types import Batch, LossOutput, State
 
 CELLS = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
 
 
-def recurrent_layer(cell: str | type[Cell], input_size: int, hidden_size: int, num_layers: int) -> nn.Module:
+def recurrent_layer(cell: str | type[Cell], input_size: int, hidden_size: int, num_layers: int) -> Stack:
     """A stack by the name of its cell, or of a user's `Cell` class.
 
     Raises:
@@ -53,7 +55,7 @@ class _Encoder(nn.Module):
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """x (B, T, D) -> hidden (B, T, M, H) and the state of every member."""
         outputs, states = [], {}
-        for i, stack in enumerate(self.stacks):
+        for i, stack in enumerate(_stacks(self.stacks)):
             y, after = stack(x, None if state is None else state[f"member{i}"])
             outputs.append(y)
             states[f"member{i}"] = after
@@ -62,14 +64,26 @@ class _Encoder(nn.Module):
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """x (B, D) -> hidden (B, M, H) and the next state."""
         outputs, states = [], {}
-        for i, stack in enumerate(self.stacks):
-            y, states[f"member{i}"] = stack.step(x, state[f"member{i}"])
+        for i, stack in enumerate(_stacks(self.stacks)):
+            before = state[f"member{i}"]
+            assert isinstance(before, State)
+            y, states[f"member{i}"] = stack.step(x, before)
             outputs.append(y)
         return torch.stack(outputs, dim=1), State(states)
 
     def initial_state(self, rows: int) -> State:
         """The state of rows that saw nothing."""
-        return State({f"member{i}": stack.initial_state(rows) for i, stack in enumerate(self.stacks)})
+        return State(
+            {f"member{i}": stack.initial_state(rows) for i, stack in enumerate(_stacks(self.stacks))}
+        )
+
+
+def _stacks(modules: nn.ModuleList) -> list[Stack]:
+    return cast("list[Stack]", list(modules))
+
+
+def _heads(modules: nn.ModuleList) -> list[DistributionHead]:
+    return cast("list[DistributionHead]", list(modules))
 
 
 def _decoder(width: int, size: int, dropout: float) -> nn.Sequential:
@@ -122,6 +136,7 @@ class DirectForecaster(nn.Module):
         dropout: float = 0.1,
     ):
         super().__init__()
+        self.input_size = input_size
         self.encoder = _Encoder(cell, input_size, hidden_size, num_layers, members)
         self.steps = nn.ParameterList(nn.Parameter(torch.randn(horizon, 8)) for _ in range(members))
         width = hidden_size + future_size + anchors + 8
@@ -131,6 +146,7 @@ class DirectForecaster(nn.Module):
     def start_from(self, mixture: Tensor, gaps: Tensor) -> None:
         """Begin every member as a mixture of anchors (H, A) with given gaps between quantiles (H, Q - 1)."""
         for head in self.heads:
+            assert isinstance(head, QuantileHead)
             head.start_from(mixture, gaps)
 
     def encode(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
@@ -205,13 +221,14 @@ class AutoregressiveForecaster(nn.Module):
         dropout: float = 0.1,
     ):
         super().__init__()
+        self.input_size = input_size
         self.encoder = _Encoder(cell, input_size, hidden_size, num_layers, members)
         self.decoders = nn.ModuleList(_decoder(hidden_size + anchors, 64, dropout) for _ in range(members))
         self.heads = nn.ModuleList(distribution_head(distribution, 64, anchors) for _ in range(members))
 
     def start_from(self, mixture: Tensor) -> None:
         """Begin every member as a mixture of anchors (A,)."""
-        for head in self.heads:
+        for head in _heads(self.heads):
             head.start_from(mixture)
 
     def encode(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
@@ -227,7 +244,7 @@ class AutoregressiveForecaster(nn.Module):
         hidden, after = self.encode(batch.x, state)
         total = hidden.new_zeros(())
         mask = batch.mask.to(hidden.dtype)
-        for i, (decoder, head) in enumerate(zip(self.decoders, self.heads, strict=True)):
+        for i, (decoder, head) in enumerate(zip(self.decoders, _heads(self.heads), strict=True)):
             location, shape = head(
                 decoder(torch.cat([hidden[:, :, i], _clip(batch.anchors)], -1)), batch.anchors
             )
@@ -257,7 +274,7 @@ class AutoregressiveForecaster(nn.Module):
             (n,) relative to `last` in units of `scale`.
         """
         drawn = last.new_empty(last.shape)
-        for i, (decoder, head) in enumerate(zip(self.decoders, self.heads, strict=True)):
+        for i, (decoder, head) in enumerate(zip(self.decoders, _heads(self.heads), strict=True)):
             rows = (member == i).nonzero()[:, 0]
             mine = anchors[rows]
             location, shape = head(decoder(torch.cat([hidden[rows, i], _clip(mine)], -1)), mine)

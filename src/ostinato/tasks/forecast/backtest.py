@@ -1,4 +1,4 @@
-"""Back-tests: which windows are scored, and the scores of the network and of the baselines on the same ones."""
+"""Back-tests: which windows are scored, and the scores of the network and the baselines on the same ones."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ WINDOWS = ("last", "rolling")
 
 @dataclass(frozen=True)
 class Windows:
-    """Scored windows: for every series its origins (an origin o is forecast from the o values before it), and how
-    many steps the baselines may learn from."""
+    """Scored windows: for every series its origins (an origin o is forecast from the o values before it), and
+    how many steps the baselines may learn from."""
 
     origins: list[np.ndarray]
     trained: list[int]
@@ -56,8 +56,8 @@ def choose_windows(
         chosen.append(origins[(origins >= earliest) & (origins > first)])
     if not any(len(origins) for origins in chosen):
         raise InputError(
-            f"no window of {horizon} steps lies after the training data; give a file that reaches beyond it, train "
-            "with --test N to hold points out, or allow seen windows with --in-sample (in_sample=True)"
+            f"no window of {horizon} steps lies after the training data; give a file that reaches beyond it, "
+            "train with --test N to hold points out, or allow seen windows with --in-sample (in_sample=True)"
         )
     learn = [
         min(seen, int(origins[0]))
@@ -75,7 +75,7 @@ def score_model(
     scales: Sequence[float],
     groups: Iterable[Sequence[tuple[int, int]]],
 ) -> dict[str, float]:
-    """Pooled scores of the network over all windows of all rows; `scales` has one number a row of the table."""
+    """Pooled scores of the network over all windows of all rows; `scales` has one number a row."""
     actual, mean, quantiles, scale = [], [], [], []
     H, C = engine.horizon, len(table.targets)
     for members in groups:

@@ -1,8 +1,8 @@
 """Intervals that hold what they say: quantiles widened or narrowed by what held-out windows show.
 
-Split conformal adjustment of quantiles (conformalised quantile regression, arXiv:1905.03222), in its scaled form: the
-distance of a quantile from the median is multiplied by the factor that would have covered the held-out values. Then
-the mean widths are made to grow with the horizon.
+Split conformal adjustment of quantiles (conformalised quantile regression, arXiv:1905.03222), in its scaled
+form: the distance of a quantile from the median is multiplied by the factor that would have covered the
+held-out values. Then the mean widths are made to grow with the horizon.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Calibration:
         return Calibration(np.ones((horizon, levels // 2)))
 
     @staticmethod
-    def fit(quantiles: Floats, y: Floats, mask: np.ndarray, levels: Floats) -> Calibration:
+    def fit(quantiles: Floats, y: Floats, mask: np.ndarray, levels: Floats, witnesses: float) -> Calibration:
         """Choose the factors from held-out windows.
 
         Args:
@@ -40,6 +40,9 @@ class Calibration:
             y: (n, H) what came.
             mask: (n, H) True where y is known.
             levels: (Q,) symmetric about 0.5.
+            witnesses: how many independent windows there are; few of them must be widened for luck: the level
+                c is raised to c·(n + 1)/n, at most half way to 1 (the finite-sample term of split conformal
+                prediction, with windows instead of points because errors within a window go together).
         """
         _, H, Q = quantiles.shape
         middle = Q // 2
@@ -50,6 +53,7 @@ class Calibration:
             above = np.maximum(quantiles[..., Q - 1 - p] - median, 1e-9)
             score = np.where(y < median, (median - y) / below, (y - median) / above)
             level = float(levels[Q - 1 - p] - levels[p])
+            level = min(level * (witnesses + 1.0) / witnesses, (1.0 + level) / 2.0)
             everything = _quantile(score[mask], level)
             n = int(mask.sum())
             pooled = (n * everything + _ALL) / (n + _ALL)
@@ -91,7 +95,7 @@ class Calibration:
 
 
 def _quantile(scores: Floats, level: float) -> float:
-    """The finite-sample conformal quantile: rank ceil((n + 1)·level) of n, the largest where that exceeds n."""
+    """The finite-sample conformal quantile: rank ceil((n + 1)·level) of n, at most the largest."""
     if not len(scores):
         return 1.0
     rank = min(int(np.ceil((len(scores) + 1) * level)), len(scores))

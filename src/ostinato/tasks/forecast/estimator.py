@@ -32,8 +32,8 @@ _S = ForecastSettings
 class Forecaster(Estimator):
     """Recurrent network that forecasts one or many series, with quantiles, beside honest baselines.
 
-    The network corrects simple forecasts (the last value, the last season, exponential smoothing): untrained it
-    is their best mixture, and training is kept only as far as it helps on held-out windows. Intervals are
+    The network corrects simple forecasts (the last value, the last season, exponential smoothing): untrained
+    it is a mixture of them, and training is kept only as far as it helps on held-out windows. Intervals are
     calibrated on those windows. Parameters are explained in `ForecastSettings`, which holds their defaults.
 
     Attributes (after `fit`):
@@ -223,13 +223,14 @@ class Forecaster(Estimator):
 
         Args:
             data: may reach beyond the training data.
-            windows: `last` scores the last horizon points of every series; `rolling` every whole window of the
-                horizon after the training data, each forecast from all that precedes it.
+            windows: `last` scores the last horizon points of every series; `rolling` every whole window of
+                the horizon after the training data, each forecast from all that precedes it.
             in_sample: allow windows that overlap the training data.
             future: as in `fit`.
 
         Returns:
-            {"model": {NAME: scores}, "baselines": {NAME: scores}}; scores are mase, smape, rmse, wql, coverage80, crps.
+            {"model": {NAME: scores}, "baselines": {NAME: scores}}, with the scores mase, smape, rmse, wql,
+            coverage80 and crps.
 
         Raises:
             InputError: an unknown `windows`; no window that training has not seen.
@@ -267,8 +268,8 @@ class Forecaster(Estimator):
             future: rows with known columns after the last target, where `data` does not have them.
 
         Returns:
-            columns series, time[, target], mean, q0.1 … q0.9, as a table of the kind of `data` (for a file: a dict
-            of columns).
+            columns series, time[, target], mean, q0.1 … q0.9, as a table of the kind of `data` (for a file: a
+            dict of columns).
 
         Raises:
             DataError: known columns are missing for some of the steps; the message names the times.

@@ -30,7 +30,7 @@ _ORIGINS = 400
 
 @dataclass(frozen=True)
 class Split:
-    """Where each row's parts end, in steps: networks learn before `train`, are chosen and calibrated before `end`."""
+    """Where each row's parts end, in steps: learning before `train`, choice and calibration before `end`."""
 
     members: list[tuple[int, int]]
     train: Indices
@@ -38,7 +38,7 @@ class Split:
 
 
 def split_rows(table: SeriesTable, ends: Sequence[int], horizon: int) -> Split:
-    """Hold the end of every row out for validation: about 15 %, at least a horizon, at most ten in short series."""
+    """Hold out every row's end for validation: 15 %, at least a horizon, at most ten in short series."""
     members, train, end = [], [], []
     for i, (series, n) in enumerate(zip(table.series, ends, strict=True)):
         held = max(horizon, min(int(0.15 * n), 10 * horizon if n < 1000 else n))
@@ -139,7 +139,7 @@ def _fit_preparation(table: SeriesTable, split: Split, settings: ForecastSetting
 def _shards(
     table: SeriesTable, split: Split, columns: Columns, preparation: Preparation, horizon: int
 ) -> tuple[list[Any], list[Indices]]:
-    """Groups of rows whose prepared arrays fit in memory, as functions that prepare them, and their limits."""
+    """Groups of rows whose prepared arrays fit in memory, as functions preparing them; their limits."""
     trained = replace(
         table,
         series=[s.until(int(n)) for s, n in zip(table.series, _ends_of(table, split), strict=True)],
@@ -347,7 +347,11 @@ def _calibrate(engine: Engine, check: Check) -> Calibration:
         rows, at, limits = check.rows, check.at, check.limits
         quantiles = engine.relative_quantiles(check.prepared, rows, at)
     y, mask = check.prepared.targets(check.preparation, rows, at, engine.horizon, limits)
-    return Calibration.fit(quantiles, y.astype(np.float64), mask, np.array(LEVELS))
+    # Windows that overlap are no independent witnesses: as many count as fit into the part without overlap.
+    wanted = np.unique(rows)
+    first = np.array([at[rows == r].min() for r in wanted])
+    witnesses = float(np.maximum((check.prepared.lengths[wanted] - first) / engine.horizon, 1.0).sum())
+    return Calibration.fit(quantiles, y.astype(np.float64), mask, np.array(LEVELS), witnesses)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -13,6 +13,7 @@ import torch
 from ostinato.data.preparation import PreparedState
 from ostinato.data.table import SeriesTable, TableSchema
 from ostinato.errors import DataError, InputError
+from ostinato.models.forecaster import DirectForecaster
 from ostinato.tasks.forecast.engine import Distribution, Engine
 from ostinato.tasks.forecast.rows import encoder_inputs, row_id
 from ostinato.types import State
@@ -24,7 +25,7 @@ FORMAT_VERSION = 1
 class _Row:
     """What is remembered of one row: one target of one series.
 
-    `features` and `observed` are those of the last step: its encoder step waits for what is known of the next.
+    `features` and `observed` are those of the last step, which waits for what is known of the next one.
     """
 
     start: np.datetime64
@@ -39,8 +40,8 @@ class _Row:
 class Session:
     """A forecaster's memory of a stream.
 
-    `update(rows)` costs the same however long the stream is, and the forecasts equal those of a back-test over
-    the whole history. Missing steps between two updates are stepped over as missing values.
+    `update(rows)` costs the same however long the stream is, and the forecasts equal those of a back-test
+    over the whole history. Missing steps between two updates are stepped over as missing values.
 
     Args:
         engine: of a fitted forecaster.
@@ -57,8 +58,8 @@ class Session:
     def update(self, rows: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> None:
         """Feed new rows, each a mapping from column names to values; times must rise within a series.
 
-        A row has the time column, the series column if training had one, the targets (None or NaN where missing),
-        and the known and observed columns; `static` columns are read at a series' first row.
+        A row has the time column, the series column if training had one, the targets (None or NaN where
+        missing), and the known and observed columns; `static` columns are read at a series' first row.
 
         Raises:
             DataError: a column is missing, a time is off the grid or does not rise, a value is no number.
@@ -129,6 +130,7 @@ class Session:
             return engine.from_paths(paths)
         anchors = engine.preparation.anchors(state, parameters, engine.horizon)
         anchors = (anchors - state.last[:, None, None]) / state.scale[:, None, None]
+        assert isinstance(engine.model, DirectForecaster)
         with torch.no_grad():
             said = engine.model.predict(
                 hidden, torch.from_numpy(ahead), torch.from_numpy(anchors.astype(np.float32))
@@ -295,9 +297,8 @@ class Session:
         try:
             if self._schema.frequency.unit == "step":
                 return np.datetime64(int(value), "s")
-            return (
-                np.datetime64(value, "s") if not isinstance(value, str) else np.datetime64(value.strip(), "s")
-            )
+            moment: Any = value.strip() if isinstance(value, str) else value
+            return np.datetime64(moment, "s")
         except (TypeError, ValueError) as error:
             raise DataError(
                 f"row {number}: {value!r} is not a time; write ISO, such as 2026-01-31 12:00"

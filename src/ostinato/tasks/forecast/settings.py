@@ -13,7 +13,7 @@ HEADS = ("quantile", *DISTRIBUTIONS)
 
 @dataclass(frozen=True)
 class ForecastSettings:
-    """What a forecaster is told besides the data. Steps are steps of the series' grid where not said otherwise.
+    """What a forecaster is told besides the data. Steps are those of the series' grid where nothing is said.
 
     Raises:
         InputError: a value out of range, or an unknown name.
@@ -24,7 +24,7 @@ class ForecastSettings:
     cell: Any = "lstm"
     """rnn, lstm, gru, or a `Cell` class of your own."""
     head: str = "quantile"
-    """quantile: all steps at once; gaussian, student_t, negative_binomial: one step at a time, sampled paths."""
+    """quantile: all steps at once; gaussian, student_t, negative_binomial: step by step, sampled paths."""
     hidden_size: int = 48
     """Width of the recurrent state of each member."""
     num_layers: int = 1
@@ -86,5 +86,5 @@ class ForecastSettings:
 
     @property
     def minimum_length(self) -> int:
-        """The shortest training part that can be learned from: some history, a horizon to learn, one to check."""
+        """The shortest training part that can be learned from."""
         return self.horizon + 4

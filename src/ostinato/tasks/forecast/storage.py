@@ -37,7 +37,7 @@ def write(forecaster: Forecaster, run: RunFolder) -> None:
     run.write_json(
         "preparation/series.json",
         {
-            "input_size": _input_size(engine),
+            "input_size": engine.model.input_size,
             "schema": forecaster.schema_.to_json(),
             "trained_until": forecaster.ends_,
             "mase_scales": forecaster.scales_,
@@ -98,7 +98,3 @@ def _cell(name: str, cells: Sequence[type], run: RunFolder) -> Any:
         f"{run.path}: the run uses the cell {name!r}, which is not part of ostinato; pass its class: "
         f"ot.load(path, cells=[{name}])"
     )
-
-
-def _input_size(engine: Engine) -> int:
-    return int(next(iter(engine.model.encoder.stacks)).input_size)

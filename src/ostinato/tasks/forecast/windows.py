@@ -37,11 +37,11 @@ class WindowShape:
 class WindowSource:
     """Batches of random windows from the training part of prepared rows.
 
-    Batch j of epoch e is a function of (seed, e, j), so the position is two numbers and a resumed run sees what
-    the uninterrupted one would have seen. With several processes each takes its share of every batch's rows.
+    Batch j of epoch e is a function of (seed, e, j), so the position is two numbers and a resumed run sees
+    what the uninterrupted one would have seen. With several processes each takes its share of every batch's rows.
 
     Args:
-        shards: functions that prepare a group of rows; one is in memory at a time, an epoch visits all.
+        shards: functions that prepare groups of rows; one group is in memory, an epoch visits all.
         limits: for each shard, (rows,) how many steps of each row are training.
         preparation: of the rows.
         shape: of a batch.
