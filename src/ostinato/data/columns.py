@@ -27,6 +27,7 @@ class ColumnSource(Protocol):
     names: list[str]
     is_frame: bool  # or Parquet: the names cannot be values
     has_zone: bool  # whether times were converted to UTC
+    unit: str  # what a record is called: "line" or "row"
 
     def chunks(self, wanted: Sequence[int]) -> Iterator[tuple[list[Column], NDArray[np.int64]]]:
         """The wanted columns, and the line (file) or row (frame) of each record, counted from 1."""
@@ -63,6 +64,8 @@ def resolve(source: ColumnSource, wanted: str | int, option: str) -> int:
 class TextSource:
     """Columns of a CSV file."""
 
+    unit = "line"
+
     def __init__(self, table: TextTable):
         self.table, self.names = table, table.names
         self.is_frame = self.has_zone = False
@@ -82,6 +85,8 @@ class TextSource:
 
 class FrameSource:
     """Columns of a pandas, polars or pyarrow table, or of a dict of arrays."""
+
+    unit = "row"
 
     def __init__(self, frame: Any, time: str | int | None = None):
         import narwhals.stable.v2 as nw
@@ -157,6 +162,8 @@ def _is_null(value: Any) -> bool:
 
 class ParquetSource:
     """Columns of a Parquet file, a batch of rows at a time."""
+
+    unit = "row"
 
     def __init__(self, path: str | Path):
         try:

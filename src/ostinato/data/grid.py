@@ -274,7 +274,7 @@ class Scatter:
                 row = int(wrong.argmax())
                 raise source.error(
                     f"a static value changes within series {self.names[int(where[row])]!r} (it differs from "
-                    f"line {int(self.static_lines[where[row], column])}); make it constant, "
+                    f"{source.unit} {int(self.static_lines[where[row], column])}); make it constant, "
                     "or use it as observed or known",
                     line=int(at[row]),
                     column=name,
@@ -299,8 +299,8 @@ class Scatter:
             else ""
         )
         raise source.error(
-            f"the time {time}{series} is there twice, first in line {before}{clocks}; keep one of the rows, "
-            "or name the column that tells series apart with --series",
+            f"the time {time}{series} is there twice, first in {source.unit} {before}{clocks}; keep one of "
+            "the rows, or name the column that tells series apart with --series",
             line=int(lines[row]),
         )
 

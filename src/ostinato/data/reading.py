@@ -264,7 +264,7 @@ class Reading:
                 note("time zone", 1, "times have a time zone: converted to UTC")
             if parser.is_order_needed:
                 order = "day/month/year" if parser.day_first else "month/day/year"
-                note("date order", 1, f"dates are {order}, as some values can only be")
+                note("date order", 1, f"dates are read as {order}: some of them allow nothing else")
 
 
 def _cut(gridded: Gridded, first: np.ndarray[Any, Any], names: list[str]) -> list[Series]:
