@@ -22,9 +22,10 @@ from ostinato.types import State
 def named_tensor(module: nn.Module, name: str) -> Tensor:
     """A parameter by its dotted name; also where `torch.func.functional_call` has put a plain tensor."""
     owner, _, leaf = name.rpartition(".")
-    value = getattr(module.get_submodule(owner) if owner else module, leaf)
-    assert isinstance(value, Tensor)
-    return value
+    home = module.get_submodule(owner) if owner else module
+    # Attribute look-up costs a step() as much as its arithmetic; a parametrised weight needs it, though.
+    value = home._parameters.get(leaf)
+    return getattr(home, leaf) if value is None else value
 
 
 class Cell(nn.Module):

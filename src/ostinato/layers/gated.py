@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -51,6 +52,7 @@ class GatedStack(Stack):
         self.output_size = width * self.num_directions
         self._init = read_init(self._name, self.options.init, self.spec.name, bias=bias)
         self._parameter_names: list[str] = []
+        self._paths: dict[Hashable, Path] = {}
         factory = {"device": device, "dtype": dtype}
         for layer in range(num_layers):
             D = self.output_size if layer else input_size
@@ -105,10 +107,13 @@ class GatedStack(Stack):
     # How one direction of one layer runs -------------------------------------------------------------
 
     def _choose(self, request: Request) -> Path:
-        options = self.options
-        dropped = request.has_recurrent_dropout and options.dropout_recurrent > 0
-        request = request._replace(has_recurrent_dropout=dropped)
-        return ops.choose(self.spec, self._cell_options, request, options.backend, self._like())
+        dropped = request.has_recurrent_dropout and self.options.dropout_recurrent > 0
+        like = self._like()
+        key = (request, dropped, like.device.type, ops.is_transformed())
+        if key not in self._paths:
+            request = request._replace(has_recurrent_dropout=dropped)
+            self._paths[key] = ops.choose(self.spec, self._cell_options, request, self.options.backend, like)
+        return self._paths[key]
 
     def _like(self) -> Tensor:
         return named_tensor(self, "weight_ih_l0")

@@ -218,7 +218,8 @@ class Stack(nn.Module):
         )
         if self._strict and path.is_fallback:
             raise InputError(f"{self._name}: strict=True, and this call would take {path}")
-        self.path = path.path
+        if self.path != path.path:
+            self.path = path.path
         if stretch.mask is not None:
             # What stands in the padding may be NaN; 0·NaN in a backward product would spread it.
             x = x.masked_fill(~stretch.mask.unsqueeze(2), 0.0)
