@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from ostinato.data.series import SeriesSpec, SeriesTable, read_series, table_from_frame
+from ostinato.errors import DataError, InputError, MissingExtraError
 
 FULL = SeriesSpec(time="t", target="y", series="id", known=("price", "sky"), observed="open", static="region")
 FULL_TEXT = (
@@ -67,6 +69,27 @@ def test_frames_of_every_kind_give_the_same_table(kind: str) -> None:
     same(series.known, [[1, 0, 1], [2, 1, 0], [3, nan, nan], [4, 0, 1], [5, 0, 1]])
     same(series.observed[:, 0], [1, 0, 1, nan, 1])
     assert ("time zone" in kinds(table)) == (kind == "polars zone")
+
+
+def test_frames_that_cannot_be_read_are_refused() -> None:
+    pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    spec = SeriesSpec(time="t", target="y")
+    with pytest.raises(DataError, match=r"unique column names"):
+        table_from_frame(pandas.DataFrame([[1, 2, 3]], columns=["t", "y", "y"]), spec)
+    with pytest.raises(InputError, match="found LazyFrame"):
+        table_from_frame(polars.DataFrame({"t": [1], "y": [1]}).lazy(), spec)
+    with pytest.raises(DataError, match="at least two rows, found none"):
+        table_from_frame(polars.DataFrame({"t": [], "y": []}), spec)
+    for wrong in (np.array([2**64 - 1, 1], np.uint64), np.array([1e300, 1]), np.array([0.5, 1])):
+        with pytest.raises(DataError, match="column 't'"):
+            table_from_frame({"t": wrong, "y": [1, 2]}, spec)
+
+
+def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "t.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(MissingExtraError, match=r"ostinato\[parquet\]"):
+        read_series(tmp_path / "t.parquet", spec=FULL)
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])

@@ -28,6 +28,11 @@ def is_missing(text: str) -> bool:
     return text.strip().lower() in MISSING
 
 
+def quoted(text: str) -> str:
+    """A text for a message, cut where it is long."""
+    return repr(text if len(text) <= 60 else text[:59] + "…")
+
+
 def is_number(text: str) -> bool:
     """Whether a cell is a number with a decimal point."""
     return _NUMBER.fullmatch(text.strip()) is not None
@@ -99,7 +104,7 @@ def _settle_comma(column: list[str], position: int, error: Callable[[str, int], 
     commas = [cell.strip() for cell in column if "," in cell]
     if all(_GROUPED.fullmatch(text) for text in commas):
         raise error(
-            f"{commas[0]!r} could be a decimal comma or a separator of thousands; give --decimal , "
+            f"{quoted(commas[0])} could be a decimal comma or a separator of thousands; give --decimal , "
             "if it is a decimal, else write numbers without separators of thousands",
             position,
         )
@@ -109,11 +114,9 @@ def _settle_comma(column: list[str], position: int, error: Callable[[str, int], 
 def _why(text: str, decimal: str | None) -> str:
     is_overflow = decimal is None and _NUMBER.fullmatch(text) is not None
     if _INFINITE.fullmatch(text) or is_overflow:
-        return f"{text!r} is infinite; write a finite number, or leave the cell empty where it is missing"
+        return f"{quoted(text)} is infinite or beyond the range of a float; write a finite number"
     if _GROUPED.fullmatch(text):
-        return f"{text!r} has separators of thousands; write the number without them"
+        return f"{quoted(text)} has separators of thousands; write the number without them"
     if decimal == "," and _NUMBER.fullmatch(text):
-        return f"expected a number with a decimal comma, found {text!r}; use one sign, or set --decimal"
-    return (
-        f"expected a number, found the text {text!r}; correct the cell, or leave it empty where it is missing"
-    )
+        return f"expected a number with a decimal comma, found {quoted(text)}; use one sign, or set --decimal"
+    return f"expected a number, found the text {quoted(text)}; correct it, or leave the cell empty"

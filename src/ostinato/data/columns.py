@@ -90,6 +90,7 @@ class FrameSource:
 
     def __init__(self, frame: Any, time: str | int | None = None):
         import narwhals.stable.v2 as nw
+        from narwhals.exceptions import NarwhalsError
 
         if isinstance(frame, Mapping):
             self._columns = {str(name): np.asarray(values) for name, values in frame.items()}
@@ -108,6 +109,8 @@ class FrameSource:
                     "expected a pandas, polars or pyarrow table or a dict of arrays, "
                     f"found {type(frame).__name__}"
                 ) from None
+            except NarwhalsError as error:
+                raise DataError(f"the table cannot be read: {error}; rename its columns") from None
             self.names, self._n = [str(name) for name in self._frame.columns], len(self._frame)
         self.is_frame, self.has_zone = True, False
 
@@ -131,7 +134,7 @@ class FrameSource:
             return _from_numpy(self._columns[self.names[index]])
         import narwhals.stable.v2 as nw
 
-        column = self._frame[self._frame.columns[index]]
+        column = self._frame[:, index]
         kind = column.dtype
         if isinstance(kind, nw.Datetime) and kind.time_zone is not None:
             column = column.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
@@ -147,7 +150,7 @@ class FrameSource:
 
 def _from_numpy(values: NDArray[Any]) -> Column:
     """Numbers as float64 or int64, times as datetime64, everything else as text."""
-    if values.dtype.kind in "iu":
+    if values.dtype.kind in "iu" and not (values > np.iinfo(np.int64).max).any():
         return values.astype(np.int64)
     if values.dtype.kind == "f":
         return values.astype(np.float64)

@@ -55,9 +55,8 @@ def open_binary(path: str | Path) -> Iterator[BinaryIO]:
         try:
             if archive.suffix.lower() == ".zip":
                 with (
-                    zipfile.ZipFile(raw) as zipped,
-                    zipped.open(_member(zipped, member, archive)) as inner,
-                    _decompressed(cast(BinaryIO, inner), Path(inner.name or "")) as plain,
+                    _open_member(raw, member, archive) as inner,
+                    _decompressed(inner, Path(inner.name or "")) as plain,
                 ):
                     yield plain
             else:
@@ -99,6 +98,23 @@ def _split_archive(path: Path) -> tuple[Path, str | None]:
         if parent.suffix.lower() == ".zip" and parent.is_file():
             return parent, path.relative_to(parent).as_posix()
     return path, None
+
+
+@contextmanager
+def _open_member(raw: BinaryIO, wanted: str | None, archive: Path) -> Iterator[BinaryIO]:
+    try:
+        zipped = zipfile.ZipFile(raw)
+        inner = zipped.open(_member(zipped, wanted, archive))
+    except DataError:
+        raise
+    except (
+        ValueError,
+        IndexError,
+        RuntimeError,
+    ) as error:  # how zipfile meets names and headers that are damaged
+        raise zipfile.BadZipFile(str(error)) from error
+    with zipped, inner:
+        yield cast(BinaryIO, inner)
 
 
 def _member(zipped: zipfile.ZipFile, wanted: str | None, archive: Path) -> zipfile.ZipInfo:

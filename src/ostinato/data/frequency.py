@@ -31,6 +31,7 @@ _UNITS: dict[str, tuple[str, int, bool]] = {
     **dict.fromkeys(("YE",), ("month", 12, True)),
     **dict.fromkeys(("step", "steps"), ("step", 1, False)),
 }
+_LONGEST = {"s": 400 * 365 * DAY_S, "month": 4800, "B": 1, "step": 1 << 60}
 _EXAMPLES = "s, min, 15min, 30min, h, D, B (business days), W, MS (months), QS (quarters), YS (years), step"
 _PLAIN = {"s": "second", "min": "minute", "h": "hour", "D": "day", "W": "week", "B": "business day"}
 _PLAIN |= {"MS": "month", "ME": "month end", "QS": "quarter", "QE": "quarter end", "YS": "year"}
@@ -108,7 +109,7 @@ class Frequency:
         """Read `h`, `1h`, `30min`, `15T`, `D`, `W`, `MS`, `M`, `Q`, `Y`, `B`, …; InputError for others."""
         if isinstance(text, Frequency):
             return text
-        match = re.fullmatch(r"\s*(\d{0,9})\s*([A-Za-z]+)(?:-[A-Z]{3})?\s*", str(text))
+        match = re.fullmatch(r"\s*(\d{0,18})\s*([A-Za-z]+)(?:-[A-Z]{3})?\s*", str(text))
         known = _UNITS.get(match[2], _UNITS.get(match[2].lower())) if match else None
         if match is None or known is None:
             raise InputError(
@@ -116,8 +117,8 @@ class Frequency:
             )
         multiple = int(match[1] or 1)
         unit, size, at_end = known
-        if multiple < 1 or (unit == "B" and multiple > 1):
-            found = "business days have no multiples" if multiple else "a step of zero"
+        if not 1 <= multiple <= _LONGEST[unit] // size:
+            found = "business days have no multiples" if unit == "B" else "the step is zero or too long"
             raise InputError(f"frequency {text!r}: {found}; write one of: {_EXAMPLES}")
         return cls.of(unit, multiple * size, at_end)
 

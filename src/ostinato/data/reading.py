@@ -62,7 +62,13 @@ class Reading:
         stores = self.reader.read(list(zip(self.sources, self.layouts, strict=True)), self._store)
         store, source = stores[0], self.sources[0]
         if store.n_rows < 2:
-            found = "only a header" if store.n_rows == 0 and self.spec.header else f"{store.n_rows} row"
+            found = (
+                "only a header"
+                if store.n_rows == 0 and self.spec.header and not source.is_frame
+                else f"{store.n_rows} row"
+                if store.n_rows
+                else "none"
+            )
             raise source.error(f"expected at least two rows, found {found}")
         encoding = self._encoding(stores)
         names = list(self.reader.series)

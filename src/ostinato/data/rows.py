@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ostinato.data.cells import DecimalComma, is_missing, is_number, is_text, numbers
+from ostinato.data.cells import DecimalComma, is_missing, is_number, is_text, numbers, quoted
 from ostinato.data.columns import Column, ColumnSource
 from ostinato.data.covariates import ROLES, UNKNOWN_CODE, ColumnEncoding, CovariateEncoding
 from ostinato.data.large import RowStore
@@ -105,8 +105,8 @@ class Categories:
         if len(words) > MOST_MIXED_CATEGORIES and any(map(is_number, words)) and self.first_text:
             line, text = self.first_text
             raise source.error(
-                f"expected a number, as in other rows of this column, found the text {text!r}; correct the "
-                "cell",
+                f"expected a number, as in other rows of this column, found the text {quoted(text)}; correct "
+                "the cell",
                 line=line,
                 column=self.name,
             )
@@ -247,7 +247,7 @@ class RowReader:
                 raise error("times have parts of a second; number the rows as steps instead", position)
             return seconds.astype(np.int64)
         if column.dtype.kind == "f":
-            whole = np.isfinite(column) & (column == np.round(column))
+            whole = (np.abs(column) < 1e18) & (column == np.round(column))
             if not whole.all():
                 position = int((~whole).argmax())
                 raise error(f"expected a time or a whole number, found {column[position]}", position)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ostinato.data.cells import quoted
 from ostinato.errors import DataError, InputError
 
 Seconds = NDArray[np.int64]
@@ -124,9 +125,9 @@ class TimeParser:
             return fitting[0]
         if _SHORT_YEAR.fullmatch(first):
             raise self._error(
-                f"the year of {first!r} has two digits; give --time-format, such as '%d/%m/%y'", 0
+                f"the year of {quoted(first)} has two digits; give --time-format, such as '%d/%m/%y'", 0
             )
-        raise self._error(f"{first!r} is not a time; expected forms such as {_KNOWN}; {_CURE}", 0)
+        raise self._error(f"{quoted(first)} is not a time; expected forms such as {_KNOWN}; {_CURE}", 0)
 
     def _decide_integer(self, column: list[str]) -> str:
         values = self._integer_values(column)
@@ -136,7 +137,7 @@ class TimeParser:
             return "date"
         if np.abs(values).max() >= 10**8:
             raise self._error(
-                f"{column[0]!r} could be seconds, milliseconds or a step number; "
+                f"{quoted(column[0])} could be seconds, milliseconds or a step number; "
                 "give --time-format epoch_s, epoch_ms or step",
                 0,
             )
@@ -144,7 +145,7 @@ class TimeParser:
 
     def _wrong(self, value: str, position: int, why: str = "") -> DataError:
         expected = f"a time as {self.time_format!r}" if self.time_format else f"a time like {self.example!r}"
-        return self._error(f"expected {expected}, found {value!r}{why}; {_CURE}", position)
+        return self._error(f"expected {expected}, found {quoted(value)}{why}; {_CURE}", position)
 
     def _each(self, column: list[str], parse: Callable[[str], int | None]) -> Seconds:
         """One value at a time, each distinct text once."""
