@@ -227,9 +227,3 @@ def build() -> Callable[..., nn.Module]:
 @pytest.fixture
 def plain_cell() -> type[ot.Cell]:
     return PlainCell
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    """Sizes are tiny; a second thread would only wait."""
-    torch.set_num_threads(1)
