@@ -99,8 +99,8 @@ def explain_loss(model: nn.Module, batch: Batch, replay: Callable[[], Any]) -> s
         return f"loss is not finite; the first layer with such an output is {name!r}{_largest_weight(module)}"
     size, name, module = largest
     return (
-        f"loss is not finite, although the outputs of all layers are; the largest output, {size:.3g}, is that of "
-        f"layer {name!r}{_largest_weight(module)}"
+        f"loss is not finite, although the outputs of all layers are; the largest output, {size:.3g}, is "
+        f"that of layer {name!r}{_largest_weight(module)}"
     )
 
 

@@ -166,10 +166,12 @@ class ProgressBar:
             name, value = next(iter(event.metrics.items()), ("", math.nan))
             self._validation = f", validation {name} {value:.4g}" if event.metrics else ""
         elif isinstance(event, StepSkipped):
-            self._bar.console.print(f"step {event.step}: skipped, {event.reason}", markup=False)
+            self._bar.console.print(
+                f"step {event.step}: skipped, {event.reason}", markup=False, highlight=False
+            )
         elif isinstance(event, Ended):
             self._bar.stop()
-            self._console.print(end_text(event), markup=False)
+            self._console.print(end_text(event), markup=False, highlight=False)
         elif isinstance(event, StepEnded) and time.monotonic() - self._drawn_s > 0.1:
             self._drawn_s = time.monotonic()
             self._bar.update(

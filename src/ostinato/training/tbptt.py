@@ -60,7 +60,11 @@ class BatchList:
         while self._position < len(self._batches):
             batch = self._batches[self._position]
             self._position += 1
-            yield Batch({name: value[rank::world_size] for name, value in batch.items()})
+            yield (
+                batch
+                if world_size == 1
+                else Batch({name: value[rank::world_size] for name, value in batch.items()})
+            )
         self._position = 0
 
     def set_share(self, rank: int, world_size: int) -> None:
