@@ -13,9 +13,10 @@ import pytest
 
 import ostinato
 from ostinato import tasks
-from ostinato.cli import commands, estimators, output
+from ostinato.cli import STARTED_S, commands, estimators, output
 from ostinato.cli.durations import parse_duration_s
 from ostinato.errors import DivergenceError, InputError
+from ostinato.insight import forecast_report
 from ostinato.training.run_folder import RunFolder
 
 SCORES = {
@@ -46,7 +47,7 @@ class FakeForecaster:
         device: str = "auto",
         progress: str = "auto",
     ):
-        self.progress = progress
+        self.progress, self.max_time_s = progress, max_time_s
         self.settings = dict(horizon=horizon, cell=cell, hidden_size=hidden_size, num_layers=num_layers)
         self.settings |= dict(max_time_s=max_time_s, test=test, seed=seed, device=device)
         self.notes_ = ["3 rows were out of order and were sorted"]
@@ -65,6 +66,7 @@ class FakeForecaster:
     ):
         print("chatter of a library")  # noqa: T201 - what the command has to keep off standard output
         assert started_s <= monotonic()
+        assert self.settings["max_time_s"] is None or started_s < STARTED_S
         fitted = dict(data=str(data), time=time, target=target, header=header, resume=resume)
         self.calls.append((self.settings, {**fitted, "progress": self.progress, "future": future}))
         if self.fails is not None:
@@ -86,7 +88,7 @@ class FakeForecaster:
 
     def evaluate(self, data, windows="last", in_sample=False):
         self.calls.append((self.settings, dict(data=str(data), windows=windows, in_sample=in_sample)))
-        return {**SCORES, "notes": self.notes_}
+        return SCORES
 
     def predict(self, data, future=None):
         times = pd.date_range("2024-02-28", periods=3, freq="D")
@@ -101,6 +103,7 @@ def run_command(monkeypatch, capsys):
     error)."""
     monkeypatch.setattr(FakeForecaster, "calls", [])
     monkeypatch.setattr(estimators, "_forecaster_class", lambda: FakeForecaster)
+    monkeypatch.setattr(forecast_report, "write_forecast_report", lambda *args: pytest.fail("stands already"))
     monkeypatch.setattr(tasks, "load", lambda path: FakeForecaster.from_run(RunFolder.open(path)))
 
     def run(*arguments):
@@ -240,7 +243,7 @@ def test_json_is_one_object_and_nothing_else(run_command, tmp_path):
     assert result["notes"] == ["3 rows were out of order and were sorted"]
     code, text, _ = run_command("evaluate", tmp_path / "run", "y.csv", "--windows", "rolling", "--json")
     assert code == 0
-    assert set(json.loads(text)) >= {"model", "baselines"}
+    assert set(json.loads(text)) == {"model", "baselines"}
     assert FakeForecaster.calls[-1][1] == dict(data="y.csv", windows="rolling", in_sample=False)
     assert run_command("evaluate", tmp_path / "run", "y.csv", "--in-sample", "--seed", 3, "--quiet")[2] == ""
     assert FakeForecaster.calls[-1][0]["seed"] == 3
@@ -255,7 +258,7 @@ def test_the_table_shows_every_score_with_baselines_below(capsys):
     assert [cell.strip() for cell in rows["gru"].split("│")[2:-1]] == [
         "0.410",
         "3.20",
-        "17",
+        "17.00",
         "0.0200",
         "75.0 %",
     ]
@@ -353,7 +356,7 @@ def test_version_and_usage_errors_of_the_real_command():
 def test_a_reader_that_leaves_causes_no_traceback():
     program = (
         "import sys; sys.path.insert(0, '')\n"
-        "from ostinato.cli import commands, estimators\n"
+        "from ostinato.cli import STARTED_S, commands, estimators\n"
         "columns = {'mean': list(range(300_000))}\n"
         "estimators.predict = lambda *args, **more: (columns, [])\n"
         "commands.app(['predict', 'run', 'x.csv'])"

@@ -18,14 +18,15 @@ def make(path, kind):
 def test_load_hands_the_verified_folder_to_the_class_of_its_kind(tmp_path, monkeypatch):
     class Estimator:
         @classmethod
-        def from_run(cls, run):
-            return run.read_text("config.toml")
+        def from_run(cls, run, cells):
+            return run.read_text("config.toml"), cells
 
     module = types.ModuleType("toy_estimators")
     module.Estimator = Estimator
     monkeypatch.setitem(sys.modules, "toy_estimators", module)
     monkeypatch.setitem(tasks.KINDS, "toy", "toy_estimators:Estimator")
-    assert tasks.load(make(tmp_path / "run", "toy")) == "x = 1\n"
+    assert tasks.load(make(tmp_path / "run", "toy")) == ("x = 1\n", ())
+    assert tasks.load(tmp_path / "run", cells=[int]) == ("x = 1\n", [int])
 
 
 def test_a_kind_that_names_a_module_is_not_imported(tmp_path):

@@ -171,7 +171,7 @@ def train_forecast(  # noqa: PLR0913 - one parameter per option is Typer's way
 
 
 def _print_training(result: dict[str, Any], *, json: bool, quiet: bool) -> None:
-    output.print_notes(result["notes"], quiet or json)
+    output.print_notes(result["notes"], quiet)
     if json:
         output.print_json(result)
         return
@@ -206,10 +206,10 @@ def evaluate(
 ) -> None:
     """Score a run on a file, which may reach beyond the training file, beside the baselines."""
     with output.only_results_on_stdout():
-        result = estimators.evaluate(
+        result, notes = estimators.evaluate(
             run, data, windows=windows, in_sample=in_sample, future=future, seed=seed, device=device
         )
-    output.print_notes(result.get("notes", []), quiet or json)
+    output.print_notes(notes, quiet)
     if json:
         output.print_json(result)
     else:
@@ -240,7 +240,7 @@ def predict(
         columns = output.to_columns(result)
         if out is not None:
             output.write_table(columns, out)
-    output.print_notes(notes, quiet or json)
+    output.print_notes(notes, quiet)
     rows = len(next(iter(columns.values()), []))
     if json and out is not None:
         output.print_json({"out": str(out), "rows": rows, "notes": notes})

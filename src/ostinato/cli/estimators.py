@@ -25,6 +25,7 @@ DEMOS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 # arguments of `fit` that are not settings: the data, where the run goes, and how it is shown
+REPORT_S = 8.0
 NOT_SETTINGS = ("data", "future", "out", "resume", "progress", "started_s")
 
 
@@ -54,22 +55,40 @@ def train_forecast(
     estimator = _forecaster_class()
     settings = _given(settings_class(estimator), config, overrides, options)
     own = inspect.signature(estimator).parameters
+    _require(settings, {**inspect.signature(estimator.fit).parameters, **own})
     forecaster = estimator(
         **{name: value for name, value in settings.items() if name in own},
         progress="quiet" if quiet else "auto",
     )
+    more = {} if future is None else {"future": future}
     forecaster.fit(
         data,
         **{name: value for name, value in settings.items() if name not in own},
-        **({} if future is None else {"future": future}),
+        **more,
         out=out,
         resume=resume,
-        started_s=STARTED_S,
+        started_s=STARTED_S - _report_s(forecaster.max_time_s),
     )
+    from ostinato.insight.forecast_report import REPORT, write_forecast_report
     from ostinato.training.run_folder import RunFolder
 
-    metrics = RunFolder.open(out).read_json("metrics.json")
+    run = RunFolder.open(out)
+    if REPORT not in run.files:  # a run that was finished before stays as it is
+        write_forecast_report(forecaster, out, data, **more)
+    metrics = run.read_json("metrics.json")
     return {"run": str(out), **metrics, "notes": [str(note) for note in forecaster.notes_]}
+
+
+def _require(settings: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> None:
+    for name, parameter in parameters.items():
+        required = parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
+        if required and name not in settings and name not in ("self", *NOT_SETTINGS):
+            raise InputError(f"--{name} is missing; give it here, as {name} = … in --config, or by --set")
+
+
+def _report_s(max_time_s: float | None) -> float:
+    """How much of the time to keep for the report, and for what Python took before our clock began."""
+    return 0.0 if max_time_s is None else min(REPORT_S, 0.1 * max_time_s)
 
 
 def evaluate(
@@ -81,12 +100,13 @@ def evaluate(
     future: Path | None = None,
     seed: int | None = None,
     device: str | None = None,
-) -> dict[str, Any]:
-    """What `Forecaster.evaluate` returns: {"model": {NAME: scores}, "baselines": {NAME: scores}, …}."""
+) -> tuple[dict[str, Any], list[str]]:
+    """What `Forecaster.evaluate` returns, {"model": {NAME: scores}, "baselines": {NAME: scores}}, and
+    notes."""
     estimator = _load(run, seed=seed, device=device)
     more = {} if future is None else {"future": future}
-    scores: dict[str, Any] = estimator.evaluate(data, windows=windows, in_sample=in_sample, **more)
-    return scores
+    scores = estimator.evaluate(data, windows=windows, in_sample=in_sample, **more)
+    return scores, [str(note) for note in estimator.notes_]
 
 
 def predict(

@@ -47,18 +47,16 @@ def print_scores(scores: Mapping[str, Mapping[str, Mapping[str, float]]], title:
     from rich.table import Table
     from rich.text import Text
 
-    from ostinato.insight.report import METRICS, best_scores, format_score, is_best
+    from ostinato.insight.report import METRICS, best_scores, format_score, is_best, score_rows
 
-    rows = [(name, row, "") for name, row in scores.get("model", {}).items()]
-    n_models = len(rows)
-    rows += [(name, row, "dim") for name, row in scores.get("baselines", {}).items()]
+    rows = score_rows(scores)
     metrics = [metric for metric in METRICS if any(metric in row for _, row, _ in rows)]
     best = best_scores(row for _, row, _ in rows)
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("", no_wrap=True)
     for metric in metrics:
         table.add_column(METRICS[metric][0], justify="right", no_wrap=True)
-    for number, (name, row, style) in enumerate(rows):
+    for number, (name, row, kind) in enumerate(rows):
         cells = [
             Text(
                 format_score(metric, row.get(metric)),
@@ -66,7 +64,8 @@ def print_scores(scores: Mapping[str, Mapping[str, Mapping[str, float]]], title:
             )
             for metric in metrics
         ]
-        table.add_row(Text(name), *cells, style=style, end_section=number == n_models - 1)
+        ends = number + 1 < len(rows) and rows[number + 1][2] != kind
+        table.add_row(Text(name), *cells, style="dim" if kind == "baseline" else "", end_section=ends)
     # a table that is cut to a pipe's 80 columns would lose numbers
     console = Console(file=sys.stdout)
     console.print(table, soft_wrap=not console.is_terminal)

@@ -23,6 +23,7 @@ METRICS: dict[str, tuple[str, str, str, float | None]] = {
     "coverage80": ("in 80 %", "share of actual values in the 80 % interval: 80 % is right", ".1%", 0.8),
     "crps": ("CRPS", "continuous ranked probability score, in the unit of the data", "#.4g", None),
 }
+SIMPLEST_FIRST = ("naive", "seasonal_naive", "ets")
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,18 @@ def report_html(report: Report) -> str:
     return _PAGE.format(title=_text(report.title), style=_STYLE, body="\n".join(filter(None, body)))
 
 
+def score_rows(
+    scores: Mapping[str, Mapping[str, Mapping[str, float | None]]],
+) -> list[tuple[str, Mapping[str, float | None], str]]:
+    """(name, scores, "model" or "baseline") of each row of a table: models, then baselines from the simplest
+    on."""
+    rows = [(name, row, "model") for name, row in scores.get("model", {}).items()]
+    baselines = scores.get("baselines", {})
+    ordered = [name for name in SIMPLEST_FIRST if name in baselines]
+    ordered += [name for name in baselines if name not in SIMPLEST_FIRST]
+    return rows + [(name, baselines[name], "baseline") for name in ordered]
+
+
 def best_scores(rows: Iterable[Mapping[str, float | None]]) -> dict[str, float]:
     """The best value of every metric over some rows of scores; for coverage the one nearest to what it should
     be."""
@@ -102,8 +115,7 @@ def _facts(facts: Mapping[str, str]) -> str:
 
 
 def _scores(scores: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> str:
-    rows = [(name, row, "model") for name, row in scores.get("model", {}).items()]
-    rows += [(name, row, "baseline") for name, row in scores.get("baselines", {}).items()]
+    rows = score_rows(scores)
     if not rows:
         return ""
     metrics = [metric for metric in METRICS if any(metric in row for _, row, _ in rows)]

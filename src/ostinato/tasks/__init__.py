@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from ostinato.errors import RunFolderError
 from ostinato.training.run_folder import RunFolder
 
-# kind in the manifest -> the class that reads such a run, by its `from_run(run_folder)`. A folder cannot name
-# a module that is not in this table.
+# kind in the manifest -> the class that reads such a run, by its `from_run(run_folder, cells)`. A folder
+# cannot name a module that is not in this table.
 KINDS: dict[str, str] = {
     "forecast": "ostinato.tasks.forecast:Forecaster",
 }
 
 
-def load(path: str | os.PathLike[str]) -> Any:
+def load(path: str | os.PathLike[str], cells: Sequence[type] = ()) -> Any:
     """The estimator that a run folder holds, fitted.
 
     The folder is verified first, and nothing in it is executed: its kind only chooses a row of `KINDS`.
 
     Args:
         path: a folder written by `ostinato train … --out` or an estimator's `save`.
+        cells: your own `Cell` classes, where the run uses one; a folder never names a module to import.
 
     Raises:
         RunFolderError: no finished run is there, a file was truncated or altered, or a newer version wrote
@@ -35,4 +37,4 @@ def load(path: str | os.PathLike[str]) -> Any:
             f"it was written by ostinato {run.package_version}"
         )
     module, _, name = KINDS[run.kind].partition(":")
-    return getattr(importlib.import_module(module), name).from_run(run)
+    return getattr(importlib.import_module(module), name).from_run(run, cells)
