@@ -29,6 +29,7 @@ Indices = NDArray[np.int64]
 
 _CLIP = 5.0
 _TRANSFORMS = ("none", "log")
+_OWN = ("last", "mean", "spread", "recent", "floor")
 
 
 @dataclass
@@ -40,11 +41,16 @@ class PreparedState:
     mean: Floats
     spread: Floats
     recent: Floats
+    floor: Floats
 
     @property
     def scale(self) -> Floats:
         """The running one-step error of the smoothing filter: the unit of what the network sees and says."""
-        return _positive(self.smoothing.scale, self.mean)
+        return self.positive(self.smoothing.scale)
+
+    def positive(self, scale: Floats) -> Floats:
+        """A scale that can be divided by, also for a constant row: at least the floor of its preparation."""
+        return np.maximum(scale, np.maximum(1e-9 * np.abs(self.mean), self.floor))
 
     def select(self, rows: NDArray[np.intp]) -> PreparedState:
         """A copy of some rows; rows may repeat."""
@@ -54,6 +60,7 @@ class PreparedState:
             mean=self.mean[rows],
             spread=self.spread[rows],
             recent=self.recent[rows],
+            floor=self.floor[rows],
         )
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -65,7 +72,7 @@ class PreparedState:
                 named |= {f"smoothing.{f.name}{i}": part for i, part in enumerate(value)}
             else:
                 named[f"smoothing.{f.name}"] = value
-        return named | {name: getattr(self, name) for name in ("last", "mean", "spread", "recent")}
+        return named | {name: getattr(self, name) for name in _OWN}
 
     @staticmethod
     def from_arrays(named: dict[str, NDArray[Any]]) -> PreparedState:
@@ -81,7 +88,7 @@ class PreparedState:
             season=[named[f"smoothing.season{i}"] for i in range(n)],
             visits=[named[f"smoothing.visits{i}"] for i in range(n)],
         )
-        return PreparedState(smoothing, *(named[name] for name in ("last", "mean", "spread", "recent")))
+        return PreparedState(smoothing, *(named[name] for name in _OWN))
 
 
 @dataclass
@@ -109,6 +116,8 @@ class Preparation:
         row_ids: the rows of training; other rows use the typical gains.
         smoothing: gains of each row.
         unit: (rows,) mean one-step error of each row in training; the unit of the loss.
+        smallest_scale: what running scales do not fall below, a thousandth of the smallest mean step between
+            neighbours of any row that moves at all, so that a quiet start is not a unit of almost nothing.
     """
 
     transform: str
@@ -117,6 +126,7 @@ class Preparation:
     row_ids: list[str]
     smoothing: SmoothingParameters
     unit: Floats
+    smallest_scale: float = 1e-9
 
     # ------------------------------------------------------------------------------------- fitting
 
@@ -174,8 +184,15 @@ class Preparation:
             fits[chosen][0],
             np.ones(len(values)),
         )
+        preparation.smallest_scale = preparation._smallest_scale(trained)
         preparation.unit = preparation._units(trained, lengths)
         return preparation
+
+    def _smallest_scale(self, trained: Floats) -> float:
+        steps = [row[~np.isnan(row)] for row in trained]
+        means = np.array([np.abs(np.diff(self.forward(row))).mean() for row in steps if len(row) > 1])
+        moving = means[(means > 0) & np.isfinite(means)]
+        return float(1e-3 * moving.min()) if len(moving) else 1e-9
 
     def _units(self, trained: Floats, lengths: Indices) -> Floats:
         units = np.empty(len(trained))
@@ -188,7 +205,7 @@ class Preparation:
             t = np.arange(trained.shape[1])
             inside = (t >= np.minimum(n // 3, n - 1)) & (t < n)
             units[part] = np.where(inside, history.scale, 0).sum(axis=1) / np.maximum(inside.sum(axis=1), 1)
-        return np.maximum(units, 1e-9)
+        return np.maximum(units, self.smallest_scale)
 
     # ------------------------------------------------------------------------------------ transform
 
@@ -244,6 +261,7 @@ class Preparation:
             mean=np.zeros(rows),
             spread=np.zeros(rows),
             recent=np.zeros((rows, max(self.seasons, default=1))),
+            floor=np.full(rows, self.smallest_scale),
         )
 
     def advance(
@@ -274,8 +292,7 @@ class Preparation:
             before = state.recent[rows, (clock - m) % longest]
             changes.append(np.where(clock >= m, filled - before, 0.0))
         state.recent[rows, clock % longest] = filled
-        deviation = np.sqrt(state.spread / seen)
-        deviation = _positive(deviation, state.mean)
+        deviation = state.positive(np.sqrt(state.spread / seen))
         relative = [
             filled - previous,
             step.error,
@@ -368,6 +385,7 @@ class Preparation:
             "row_ids": self.row_ids,
             "smoothing": gains,
             "unit": self.unit.tolist(),
+            "smallest_scale": self.smallest_scale,
         }
 
     @staticmethod
@@ -383,14 +401,10 @@ class Preparation:
             list(stored["row_ids"]),
             SmoothingParameters(**gains),
             np.asarray(stored["unit"], dtype=np.float64),
+            float(stored["smallest_scale"]),
         )
 
 
 def _exp(values: Floats) -> Floats:
     """A forecast beyond every number is as wrong as one of e^700."""
     return np.exp(np.minimum(values, 700.0))
-
-
-def _positive(scale: Floats, size: Floats) -> Floats:
-    """A scale that can be divided by, also for a constant row."""
-    return np.maximum(scale, 1e-6 * np.abs(size) + 1e-9)

@@ -258,25 +258,30 @@ class AutoregressiveForecaster(nn.Module):
         anchors: Tensor,
         last: Tensor,
         scale: Tensor,
-        member: Tensor,
-        generator: torch.Generator,
+        generators: Sequence[torch.Generator],
     ) -> Tensor:
-        """Draw the next value of n paths, path j from network `member[j]`.
+        """Draw the next value of S paths from each of n origins; path j comes from network j modulo M.
+
+        Every origin has its own source of randomness, so that its paths do not depend on which other origins
+        are in the batch. Draws are made and returned on the CPU.
 
         Args:
-            hidden: (n, M, H).
-            anchors: (n, A) relative one-step forecasts.
-            last, scale: (n,) what relative values are measured from.
-            member: (n,) which network speaks for each path.
-            generator: source of randomness.
+            hidden: (n·S, M, H), the paths of an origin one after the other.
+            anchors: (n·S, A) relative one-step forecasts.
+            last, scale: (n·S,) what relative values are measured from.
+            generators: one for each origin.
 
         Returns:
-            (n,) relative to `last` in units of `scale`.
+            (n·S,) relative to `last` in units of `scale`.
         """
-        drawn = last.new_empty(last.shape)
+        n, M = len(generators), len(self.heads)
+        paths = last.view(n, -1).cpu()
+        drawn = paths.new_empty(paths.shape)
         for i, (decoder, head) in enumerate(zip(self.decoders, _heads(self.heads), strict=True)):
-            rows = (member == i).nonzero()[:, 0]
+            rows = torch.arange(len(last)).view(n, -1)[:, i::M].reshape(-1).to(hidden.device)
             mine = anchors[rows]
-            location, shape = head(decoder(torch.cat([hidden[rows, i], _clip(mine)], -1)), mine)
-            drawn[rows] = head.sample(location, shape, last[rows], scale[rows], generator)
-        return drawn
+            said = head(decoder(torch.cat([hidden[rows, i], _clip(mine)], -1)), mine)
+            inputs = [part.cpu().view(n, -1, *part.shape[1:]) for part in (*said, last[rows], scale[rows])]
+            for origin, generator in enumerate(generators):
+                drawn[origin, i::M] = head.sample(*(part[origin] for part in inputs), generator)
+        return drawn.view(-1)

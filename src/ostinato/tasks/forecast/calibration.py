@@ -49,8 +49,8 @@ class Calibration:
         median = quantiles[..., middle]
         factors = np.ones((H, middle))
         for p in range(middle):
-            below = np.maximum(median - quantiles[..., p], 1e-9)
-            above = np.maximum(quantiles[..., Q - 1 - p] - median, 1e-9)
+            below = _at_least_a_tenth(median - quantiles[..., p])
+            above = _at_least_a_tenth(quantiles[..., Q - 1 - p] - median)
             score = np.where(y < median, (median - y) / below, (y - median) / above)
             level = float(levels[Q - 1 - p] - levels[p])
             level = min(level * (witnesses + 1.0) / witnesses, (1.0 + level) / 2.0)
@@ -67,7 +67,9 @@ class Calibration:
         factors = np.clip(factors, 0.2, 20.0)
         outer = min(1, middle - 1)
         width = (quantiles[..., Q - 1 - outer] - quantiles[..., outer]).mean(axis=0) * factors[:, outer]
-        return Calibration(factors * (_rising(width) / np.maximum(width, 1e-12))[:, None])
+        # Sampled counts may leave a step without any width, which no factor can widen.
+        rising = np.divide(_rising(width), width, out=np.ones(H), where=width > 1e-9 * width.max())
+        return Calibration(factors * np.clip(rising, 0.2, 5.0)[:, None])
 
     def apply(self, quantiles: Floats) -> Floats:
         """Adjusted quantiles (…, H, Q); they cannot cross."""
@@ -92,6 +94,11 @@ class Calibration:
     def from_json(stored: Any) -> Calibration:
         """The inverse of `to_json`."""
         return Calibration(np.asarray(stored, dtype=np.float64))
+
+
+def _at_least_a_tenth(gaps: Floats) -> Floats:
+    """Gaps (n, H), none below a tenth of its step's mean: a window without width must not widen others."""
+    return np.maximum(gaps, np.maximum(0.1 * gaps.mean(axis=0), 1e-9))
 
 
 def _quantile(scores: Floats, level: float) -> float:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 
 from ostinato.data.preparation import Indices, Preparation, PreparedState
 from ostinato.data.smoothing import Floats, SmoothingParameters
+from ostinato.layers.heads import DistributionHead
 from ostinato.models.forecaster import AutoregressiveForecaster, DirectForecaster
 from ostinato.tasks.forecast.calibration import Calibration
 from ostinato.tasks.forecast.rows import Columns, PreparedRows, Single, encoder_inputs
@@ -135,7 +138,6 @@ class Engine:
         state = self.preparation.start(len(wanted))
         encoder = self.model.encoder.initial_state(len(wanted))
         done = 0
-        generator = torch.Generator().manual_seed(self.seed)
         for step in np.unique(at):
             for t in range(done, step + 1):
                 self.preparation.advance(state, parameters, values[:, t])
@@ -149,14 +151,14 @@ class Engine:
                 part = chosen[j : j + 64]
                 place = np.searchsorted(wanted, rows[part])
                 future = prepared.ahead[rows[part][:, None], step + 1 + np.arange(self.horizon)]
-                index = torch.from_numpy(place)
+                index = torch.from_numpy(place).to(self.device)
                 paths[part] = self.paths_from(
                     state.select(place),
                     parameters.select(place),
                     encoder.select(index),
                     hidden[index, -1],
                     future,
-                    generator,
+                    [prepared.ids[row] for row in rows[part]],
                 )
         return paths
 
@@ -167,17 +169,22 @@ class Engine:
         encoder: State,
         hidden: torch.Tensor,
         future: Single,
-        generator: torch.Generator,
+        ids: Sequence[str],
     ) -> Floats:
-        """Feed draws back for H steps from n states: (n, S, H) in the original unit."""
+        """Feed draws back for H steps from n states of the rows `ids`: (n, S, H) in the original unit.
+
+        The draws at an origin are a function of the seed, its row and its step alone.
+        """
         assert isinstance(self.model, AutoregressiveForecaster)
         n, S, H = len(future), self.paths, self.horizon
+        generators = [
+            torch.Generator().manual_seed(_origin_seed(self.seed, ident, int(clock)))
+            for ident, clock in zip(ids, state.smoothing.clock, strict=True)
+        ]
         copies = np.repeat(np.arange(n), S)
         state, parameters = state.select(copies), parameters.select(copies)
-        index = torch.from_numpy(copies)
+        index = torch.from_numpy(copies).to(self.device)
         encoder, hidden = encoder.select(index), hidden[index]
-        member = torch.arange(n * S) % len(self.model.heads)
-        rounds = self.model.heads[0].counts_only
         observed = np.zeros((n * S, self.columns.observed.shape[1]), dtype=np.float32)
         paths = np.empty((n * S, H))
         for k in range(H):
@@ -186,11 +193,11 @@ class Engine:
             anchors = (anchors - last[:, None]) / scale[:, None]
             with torch.no_grad():
                 drawn = self.model.sample_next(
-                    hidden, self._tensor(anchors), self._tensor(last), self._tensor(scale), member, generator
+                    hidden, self._tensor(anchors), self._tensor(last), self._tensor(scale), generators
                 )
             # Nothing is a thousand scales away but a mistake that would feed itself.
-            value = last + scale * np.clip(drawn.cpu().numpy().astype(np.float64), -1e3, 1e3)
-            value = np.maximum(np.round(value), 0.0) if rounds else value
+            value = last + scale * np.clip(drawn.numpy().astype(np.float64), -1e3, 1e3)
+            value = np.maximum(np.round(value), 0.0) if self._counts_only else value
             paths[:, k] = value
             if k + 1 == H:
                 break
@@ -203,9 +210,20 @@ class Engine:
     def from_paths(self, paths: Floats) -> Distribution:
         """Calibrated mean and quantiles of sampled paths (n, S, H)."""
         spread = self.preparation.inverse(self.calibration.spread(self.preparation.forward(paths)))
+        if self._counts_only:
+            spread = np.maximum(np.round(spread), 0.0)
         levels = np.array(LEVELS)
         quantiles = np.moveaxis(np.quantile(spread, levels, axis=1), 0, -1)
         return Distribution(spread.mean(axis=1), quantiles, levels)
 
+    @property
+    def _counts_only(self) -> bool:
+        return bool(cast(DistributionHead, self.model.heads[0]).counts_only)
+
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(self.device)
+
+
+def _origin_seed(seed: int, ident: str, clock: int) -> int:
+    digest = hashlib.blake2b(f"{seed}\n{clock}\n{ident}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

@@ -129,6 +129,7 @@ class PreparedRows:
         series, target: which series of the table and which target each row is: (R,).
         lengths: (R,) real steps.
         values: (R, T) original values, NaN where missing and in the padding.
+        seen: (R, T) how many values are known up to and with each step.
         parameters: smoothing gains of the rows.
         history: the preparation at every step.
         x: (R, T, D) inputs of the encoder.
@@ -140,6 +141,7 @@ class PreparedRows:
     target: Indices
     lengths: Indices
     values: Floats
+    seen: NDArray[np.int32]
     parameters: SmoothingParameters
     history: History
     x: Single
@@ -158,11 +160,11 @@ class PreparedRows:
     def targets(
         self, preparation: Preparation, rows: Indices, at: Indices, horizon: int, limits: Indices
     ) -> tuple[Single, NDArray[np.bool_]]:
-        """Relative `y` (n, H) and which of them count: real, and before step `limits` (n,)."""
+        """Relative `y` (n, H) and which count: real, before step `limits` (n,), after a first value."""
         steps = at[:, None] + np.arange(1, horizon + 1)
         inside = steps < limits[:, None]
         values = self.values[rows[:, None], np.minimum(steps, self.values.shape[1] - 1)]
-        mask = inside & ~np.isnan(values)
+        mask = inside & ~np.isnan(values) & (self.seen[rows, at] > 0)[:, None]
         last, scale = self.history.filled[rows, at][:, None], self.history.scale[rows, at][:, None]
         y = (preparation.forward(np.where(mask, values, 1.0)) - last) / scale
         return np.where(mask, y, 0.0).astype(np.float32), mask
@@ -191,7 +193,8 @@ def prepare_rows(
     history = preparation.run(values, parameters)
     x = encoder_inputs(history.features, ahead[:, 1 : T + 1], observed)
     index = np.array(members, dtype=np.int64)
-    return PreparedRows(ids, index[:, 0], index[:, 1], lengths, values, parameters, history, x, ahead)
+    seen = np.cumsum(~np.isnan(values), axis=1, dtype=np.int32)
+    return PreparedRows(ids, index[:, 0], index[:, 1], lengths, values, seen, parameters, history, x, ahead)
 
 
 def encoder_inputs(features: NDArray[Any], ahead_of_next: Single, observed: Single) -> Single:
@@ -200,16 +203,22 @@ def encoder_inputs(features: NDArray[Any], ahead_of_next: Single, observed: Sing
 
 
 def _moments(parts: list[NDArray[np.float64]], columns: int) -> Floats:
-    """Mean and standard deviation of each column over all parts, in one pass: (2, columns)."""
-    count, total, square = (np.zeros(columns) for _ in range(3))
+    """Mean and standard deviation of each column over all parts: (2, columns).
+
+    Parts are joined by their means and squared deviations (Chan, Golub & LeVeque 1983), which loses no
+    digits to a large offset.
+    """
+    count, mean, square = (np.zeros(columns) for _ in range(3))
     for part in parts:
-        real = ~np.isnan(part)
-        count += real.sum(axis=0)
-        total += np.nansum(part, axis=0)
-        square += np.nansum(part**2, axis=0)
-    mean = total / np.maximum(count, 1)
-    deviation = np.sqrt(np.maximum(square / np.maximum(count, 1) - mean**2, 0))
-    return np.stack([mean, np.where(deviation > 1e-12, deviation, 1.0)])
+        n = (~np.isnan(part)).sum(axis=0)
+        own = np.nansum(part, axis=0) / np.maximum(n, 1)
+        both = np.maximum(count + n, 1)
+        step = np.where(n > 0, own - mean, 0.0)
+        square += np.nansum((part - own) ** 2, axis=0) + step**2 * count * n / both
+        mean += step * n / both
+        count += n
+    deviation = np.sqrt(square / np.maximum(count, 1))
+    return np.stack([mean, np.where(deviation > 1e-9 * np.abs(mean), deviation, 1.0)])
 
 
 def _standard(values: NDArray[np.float64], moments: Floats) -> Floats:

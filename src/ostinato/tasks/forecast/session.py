@@ -125,8 +125,7 @@ class Session:
         with torch.no_grad():
             hidden, encoder = engine.model.encoder.step(torch.from_numpy(x), row.encoder)
         if engine.is_autoregressive:
-            generator = torch.Generator().manual_seed(engine.seed)
-            paths = engine.paths_from(state, parameters, encoder, hidden, ahead, generator)
+            paths = engine.paths_from(state, parameters, encoder, hidden, ahead, [ident])
             return engine.from_paths(paths)
         anchors = engine.preparation.anchors(state, parameters, engine.horizon)
         anchors = (anchors - state.last[:, None, None]) / state.scale[:, None, None]
@@ -298,7 +297,7 @@ class Session:
             if self._schema.frequency.unit == "step":
                 return np.datetime64(int(value), "s")
             moment: Any = value.strip() if isinstance(value, str) else value
-            return np.datetime64(moment, "s")
+            return np.asarray(moment, dtype="datetime64[s]")[()]
         except (TypeError, ValueError) as error:
             raise DataError(
                 f"row {number}: {value!r} is not a time; write ISO, such as 2026-01-31 12:00"

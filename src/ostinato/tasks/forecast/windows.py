@@ -38,7 +38,7 @@ class WindowSource:
     """Batches of random windows from the training part of prepared rows.
 
     Batch j of epoch e is a function of (seed, e, j), so the position is two numbers and a resumed run sees
-    what the uninterrupted one would have seen. With several processes each takes its share of every batch's rows.
+    what the uninterrupted one would have seen. With several processes each takes its share of a batch's rows.
 
     Args:
         shards: functions that prepare groups of rows; one group is in memory, an epoch visits all.
@@ -150,7 +150,7 @@ def window_batch(
         y, mask = prepared.targets(preparation, flat, at, 1, np.repeat(limits, context))
         history = prepared.history
         # The very first values of a row have no scale yet.
-        mask &= (at >= 2)[:, None]
+        mask &= (prepared.seen[flat, at] >= 3)[:, None]
         return _tensors(
             x=x,
             anchors=anchors.reshape(len(rows), context, -1),
