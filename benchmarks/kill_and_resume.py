@@ -3,7 +3,7 @@
     python benchmarks/kill_and_resume.py [--kills 10] [--seed 0]
 
 Each run trains with truncated BPTT, dropout, a moving average and a checkpoint every three steps, so that
-many kills fall into the writing of one. A run is killed after a random part of the time that a whole one takes.
+many kills fall into the writing of one. A run is killed after a random part of the time of a whole one.
 """
 
 from __future__ import annotations
