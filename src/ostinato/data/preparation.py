@@ -132,8 +132,7 @@ class Preparation:
 
     @staticmethod
     def fit(
-        values: Floats,
-        lengths: Indices,
+        values: Sequence[Floats],
         row_ids: Sequence[str],
         seasons: tuple[int, ...],
         horizon: int,
@@ -144,8 +143,8 @@ class Preparation:
         """Choose the transformation and each row's smoothing gains from the training part.
 
         Args:
-            values: (rows, T) original unit, NaN where missing; row i counts up to `lengths[i]`.
-            lengths: (rows,) training length of each row.
+            values: of each row (T_i,), original unit, NaN where missing, at least one known; may be mapped
+                from files, a part is read at a time.
             row_ids: names of the rows.
             seasons: candidates, main one first; those that no row shows twice are dropped.
             horizon: H.
@@ -158,24 +157,22 @@ class Preparation:
         """
         if transform not in ("auto", *_TRANSFORMS):
             raise InputError(f"transform is {transform!r}; expected one of: auto, {', '.join(_TRANSFORMS)}")
-        inside = np.arange(values.shape[1]) < lengths[:, None]
-        trained = np.where(inside, values, np.nan)
-        smallest = float(np.nanmin(trained))
+        smallest = min(float(np.nanmin(row)) for row in values)
         if transform == "log" and smallest <= 0:
             raise InputError(
                 f"transform='log' needs positive targets, found {smallest:g}; use transform='none'"
             )
-        longest = int(lengths.max())
+        longest = max(len(row) for row in values)
         seasons = tuple(m for m in seasons if m > 1 and 2 * m <= longest)
         fits = {}
         if transform in ("auto", "none"):
-            fits["none"] = fit_smoothing(trained, lengths, seasons, horizon, seed=seed)
+            fits["none"] = fit_smoothing(values, seasons, horizon, seed=seed)
         if transform == "log" or (transform == "auto" and smallest > 0):
-            fits["log"] = fit_smoothing(np.log(trained), lengths, seasons, horizon, inverse=_exp, seed=seed)
+            fits["log"] = fit_smoothing(values, seasons, horizon, forward=np.log, inverse=_exp, seed=seed)
         chosen = next(iter(fits))
         if len(fits) == 2:
             gain = fits["log"][1] / np.maximum(fits["none"][1], 1e-300)
-            chosen = "log" if np.median(gain) < 0.98 else "none"
+            chosen = "log" if np.nanmedian(gain) < 0.98 else "none"
         preparation = Preparation(
             chosen,
             smallest / 2 if chosen == "log" else 0.0,
@@ -184,27 +181,31 @@ class Preparation:
             fits[chosen][0],
             np.ones(len(values)),
         )
-        preparation.smallest_scale = preparation._smallest_scale(trained)
-        preparation.unit = preparation._units(trained, lengths)
+        preparation.smallest_scale = preparation._smallest_scale(values)
+        preparation.unit = preparation._units(values)
         return preparation
 
-    def _smallest_scale(self, trained: Floats) -> float:
-        steps = [row[~np.isnan(row)] for row in trained]
-        means = np.array([np.abs(np.diff(self.forward(row))).mean() for row in steps if len(row) > 1])
-        moving = means[(means > 0) & np.isfinite(means)]
-        return float(1e-3 * moving.min()) if len(moving) else 1e-9
+    def _smallest_scale(self, values: Sequence[Floats]) -> float:
+        smallest = np.inf
+        for row in values:
+            known = self.forward(row[~np.isnan(row)])
+            mean = float(np.abs(np.diff(known)).mean()) if len(known) > 1 else 0.0
+            smallest = min(smallest, mean) if mean > 0 else smallest
+        return 1e-3 * smallest if np.isfinite(smallest) else 1e-9
 
-    def _units(self, trained: Floats, lengths: Indices) -> Floats:
-        units = np.empty(len(trained))
-        size = max(1, 2_000_000 // trained.shape[1])
-        for i in range(0, len(trained), size):
-            part = slice(i, i + size)
-            rows = self.parameters(self.row_ids[part])
-            history = self.run(trained[part], rows)
-            n = lengths[part, None]
-            t = np.arange(trained.shape[1])
+    def _units(self, values: Sequence[Floats]) -> Floats:
+        units = np.empty(len(values))
+        parameters = self.parameters(self.row_ids)
+        size = max(1, 2_000_000 // max(len(row) for row in values))
+        for i in range(0, len(values), size):
+            part = values[i : i + size]
+            n = np.array([len(row) for row in part])[:, None]
+            t = np.arange(n.max())
+            padded = np.full((len(part), len(t)), np.nan)
+            padded[t < n] = np.concatenate(part)
+            scale = self.run(padded, parameters.select(np.arange(i, i + len(part)))).scale
             inside = (t >= np.minimum(n // 3, n - 1)) & (t < n)
-            units[part] = np.where(inside, history.scale, 0).sum(axis=1) / np.maximum(inside.sum(axis=1), 1)
+            units[i : i + size] = np.where(inside, scale, 0).sum(axis=1) / inside.sum(axis=1)
         return np.maximum(units, self.smallest_scale)
 
     # ------------------------------------------------------------------------------------ transform

@@ -17,7 +17,7 @@ over all horizons rather than one step ahead, because that is what a forecast is
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -25,13 +25,16 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-Inverse = Callable[[Floats], Floats]
+Transform = Callable[[Floats], Floats]
 
 OFF = -1.0
 """A seasonal gain that switches the season off."""
 
 SCALE_MEMORY = 200
 """Steps over which the running error scale forgets."""
+
+_CELLS_IN_ALL = 24_000_000
+"""Bound on the values that a search may pass over, about 15 s on one core."""
 
 _CELLS_PER_PASS = 4_000_000
 """Bound on the values held at once while parameters are searched: about 160 MB."""
@@ -187,65 +190,67 @@ def _same(values: Floats) -> Floats:
 
 
 def fit_smoothing(
-    values: Floats,
-    lengths: NDArray[np.int64],
+    values: Sequence[Floats],
     seasons: tuple[int, ...],
     horizon: int,
     *,
-    inverse: Inverse = _same,
+    forward: Transform = _same,
+    inverse: Transform = _same,
     seed: int = 0,
 ) -> tuple[SmoothingParameters, Floats]:
     """Choose each row's parameters by the mean absolute error of its forecasts over the whole horizon.
 
     A random search over shared candidates, then rounds around the best ones. A row with few
-    origins leans on what is good for all rows; a row with many is refined around its own best.
+    origins leans on what is good for all rows; a row with many is refined around its own best. Where there
+    are too many values for that, a sample of the rows chooses which candidates the others may choose from,
+    and nothing is refined.
 
     Args:
-        values: (rows, T), NaN where missing, right-padded with NaN.
-        lengths: (rows,) how much of each row counts.
+        values: of each row (T_i,), NaN where missing; may be mapped from files, a part is read at a time.
         seasons: season lengths, the main one first.
         horizon: H, steps ahead that matter.
-        inverse: maps `values` back to the unit in which errors are measured.
+        forward: applied to the values first.
+        inverse: maps back to the unit in which errors are measured.
         seed: of the search.
 
     Returns:
-        the parameters, and (rows,) the error of the chosen ones in the unit that `inverse` gives.
+        the parameters, and (rows,) the error of the chosen ones in the unit of `values`; NaN for rows that
+        nobody measured.
 
-    Cost: about 50 vector operations a time step over rows × candidates (80 to 320), four times.
+    Cost: about 50 vector operations a time step over rows × candidates (80 to 320), four times, and never
+        over more than 24 million values.
     """
     rng = np.random.default_rng(seed)
-    rows = len(values)
     # Recent behaviour decides: older history than this only costs time.
     keep = max(4000, 12 * max(seasons, default=1))
-    cut = [values[i, max(0, n - keep) : n] for i, n in enumerate(lengths)]
+    search = _Search([row[-keep:] for row in values], seasons, horizon, forward, inverse)
     shared = _candidates(rng, 80 * 2 ** len(seasons), len(seasons))
+    n_steps = sum(len(row) for row in search.rows)
+    is_reduced = 4 * n_steps * len(shared.alpha) > _CELLS_IN_ALL
+    if is_reduced:
+        shared, errors = _preselected(rng, search, shared, n_steps)
+        if len(shared.alpha) == 1:
+            return search.fitting(shared.select(np.zeros(len(values), dtype=np.intp)), search.rows), errors
     C = len(shared.alpha)
-    errors, origins = np.full((rows, C), np.inf), np.ones(rows)
-    for chunk in _chunks(cut, C):
-        part = [cut[i] for i in chunk]
-        tiled = shared.select(np.tile(np.arange(C), len(part)))
-        errors[chunk], origins[chunk] = _search(
-            part, seasons, horizon, _fitting(tiled, part, seasons, C), inverse
-        )
-    unit = np.maximum(np.median(errors, axis=1, keepdims=True), 1e-300)
-    relative = errors / unit
+    errors, origins = search.errors(shared, np.arange(len(values)))
+    relative = errors / np.maximum(np.median(errors, axis=1, keepdims=True), 1e-300)
     pooled = relative.mean(axis=0)
     # Twenty origins of its own weigh as much as everybody's.
     trust = (origins / (origins + 20.0))[:, None]
     score = trust * relative + (1 - trust) * pooled
     best = score.argmin(axis=1)
-    chosen = _fitting(shared.select(best), cut, seasons, 1)
-    chosen_error = errors[np.arange(rows), best]
+    chosen = search.fitting(shared.select(best), search.rows)
+    chosen_error = errors[np.arange(len(values)), best]
+    if is_reduced:
+        return chosen, chosen_error
     # Parents of the next round: the eight best candidates so far of each row.
     best_of = [shared.select(np.argsort(row)[:8]) for row in score]
     for width in (0.4, 0.25, 0.12):
         refine = np.flatnonzero(origins >= 40)
-        for chunk in _chunks([cut[i] for i in refine], C):
-            ids = refine[chunk]
-            part = [cut[i] for i in ids]
+        for ids in search.chunks(refine, C):
             parents = [best_of[i].select(rng.integers(0, 8, C)) for i in ids]
-            trial = _fitting(_perturb(rng, _concatenate(parents), width), part, seasons, C)
-            error, _ = _search(part, seasons, horizon, trial, inverse)
+            trial = search.fitting(_perturb(rng, _concatenate(parents), width), [search.rows[i] for i in ids])
+            error, _ = search.run(ids, trial)
             winner = error.argmin(axis=1)
             for j, i in enumerate(ids):
                 if error[j, winner[j]] < chosen_error[i]:
@@ -253,6 +258,21 @@ def fit_smoothing(
                     _assign(chosen, i, trial, j * C + winner[j])
                     best_of[i] = trial.select(j * C + np.argsort(error[j])[:8])
     return chosen, chosen_error
+
+
+def _preselected(
+    rng: np.random.Generator, search: _Search, shared: SmoothingParameters, n_steps: int
+) -> tuple[SmoothingParameters, Floats]:
+    """The candidates that are best for a sample of rows, and the sample's errors with the best (rows,)."""
+    order = rng.permutation(len(search.rows))
+    cells = np.cumsum([len(search.rows[i]) for i in order]) * len(shared.alpha)
+    sample = np.sort(order[: max(1, int(np.searchsorted(cells, _CELLS_IN_ALL // 3)))])
+    found, _ = search.errors(shared, sample)
+    ranks = (found / np.maximum(np.median(found, axis=1, keepdims=True), 1e-300)).mean(axis=0).argsort()
+    count = int(np.clip(_CELLS_IN_ALL // 2 // n_steps, 1, len(ranks)))
+    errors = np.full(len(search.rows), np.nan)
+    errors[sample] = found[:, ranks[0]]
+    return shared.select(ranks[:count]), errors
 
 
 def _candidates(rng: np.random.Generator, n: int, n_seasons: int) -> SmoothingParameters:
@@ -271,17 +291,6 @@ def _candidates(rng: np.random.Generator, n: int, n_seasons: int) -> SmoothingPa
     # The first candidate is the naive forecast.
     alpha[0], beta[0], rho[0], gamma[0] = 1.0, 0.0, 0.0, OFF
     return SmoothingParameters(alpha, beta, phi, rho, gamma)
-
-
-def _fitting(
-    parameters: SmoothingParameters, rows: list[Floats], seasons: tuple[int, ...], copies: int
-) -> SmoothingParameters:
-    """Switch off the seasons that a row is too short to show twice."""
-    gamma = parameters.gamma.copy()
-    lengths = np.repeat([len(row) for row in rows], copies)
-    for i, m in enumerate(seasons):
-        gamma[lengths < 2 * m, i] = OFF
-    return SmoothingParameters(parameters.alpha, parameters.beta, parameters.phi, parameters.rho, gamma)
 
 
 def _perturb(rng: np.random.Generator, parents: SmoothingParameters, width: float) -> SmoothingParameters:
@@ -310,57 +319,77 @@ def _assign(target: SmoothingParameters, row: int, source: SmoothingParameters, 
         getattr(target, f.name)[row] = getattr(source, f.name)[index]
 
 
-def _chunks(rows: list[Floats], copies: int) -> list[NDArray[np.intp]]:
-    """Row indices in groups that fit the memory bound."""
-    if not rows:
-        return []
-    longest = max(len(row) for row in rows)
-    size = max(1, _CELLS_PER_PASS // max(1, longest * copies))
-    return [np.arange(i, min(i + size, len(rows))) for i in range(0, len(rows), size)]
+@dataclass
+class _Search:
+    """Rows on which candidates are tried; `rows` hold the untransformed end of each."""
 
+    rows: list[Floats]
+    seasons: tuple[int, ...]
+    horizon: int
+    forward: Transform
+    inverse: Transform
 
-def _search(
-    rows: list[Floats],
-    seasons: tuple[int, ...],
-    horizon: int,
-    parameters: SmoothingParameters,
-    inverse: Inverse,
-) -> tuple[Floats, Floats]:
-    """Errors (rows, copies) of every candidate, and (rows,) how many origins they were judged at."""
-    T = max(len(row) for row in rows)
-    copies = len(parameters.alpha) // len(rows)
-    values = np.full((T, len(rows)), np.nan)
-    for i, row in enumerate(rows):
-        values[: len(row), i] = row
-    columns = np.repeat(np.arange(len(rows)), copies)
-    R = len(columns)
-    state = SmoothingState.start(R, seasons)
-    level, trend, residual = (np.empty((T, R)) for _ in range(3))
-    seasonal = [np.empty((T, R)) for _ in seasons]
-    for t in range(T):
-        step = advance(state, parameters, seasons, values[t, columns])
-        level[t], trend[t], residual[t] = state.level, state.trend, state.residual
-        for kept, new in zip(seasonal, step.seasonal, strict=True):
-            kept[t] = new
-    # The first season, or a third of a short row, only warms the filter up.
-    warm = min(2 * max(seasons[:1], default=1), T // 3)
-    origins = np.unique(np.linspace(max(warm, 1), max(T - 1, 1), min(300, max(T - warm, 1))).astype(int))
-    total, count = np.zeros(R), np.zeros(R)
-    damping, fading = horizon_weights(parameters, horizon)
-    for k in range(1, horizon + 1):
-        at = origins[origins - 1 + k < T] - 1
-        if not len(at):
-            break
-        predicted = level[at] + damping[:, k - 1] * trend[at] + fading[:, k - 1] * residual[at]
-        for kept, m in zip(seasonal, seasons, strict=True):
-            back = at + k - m * -(-k // m)
-            predicted = predicted + np.where(back[:, None] >= 0, kept[np.maximum(back, 0)], 0.0)
-        actual = values[at + k][:, columns]
-        error = np.abs(inverse(predicted) - inverse(actual))
-        total += np.nansum(error, axis=0)
-        count += (~np.isnan(actual)).sum(axis=0)
-    mean = np.where(count > 0, total / np.maximum(count, 1), np.inf).reshape(len(rows), copies)
-    # A row on which nothing can be judged takes what is good for the others.
-    mean[~np.isfinite(mean)] = 1e300
-    judged = count.reshape(len(rows), copies)[:, 0] / max(horizon, 1)
-    return mean, judged
+    def fitting(self, parameters: SmoothingParameters, rows: list[Floats]) -> SmoothingParameters:
+        """Switch off the seasons that a row is too short to show twice; equally many parameters a row."""
+        gamma = parameters.gamma.copy()
+        lengths = np.repeat([len(row) for row in rows], len(gamma) // len(rows))
+        for i, m in enumerate(self.seasons):
+            gamma[lengths < 2 * m, i] = OFF
+        return SmoothingParameters(parameters.alpha, parameters.beta, parameters.phi, parameters.rho, gamma)
+
+    def chunks(self, ids: NDArray[np.intp], copies: int) -> list[NDArray[np.intp]]:
+        """Rows in groups that fit the memory bound."""
+        longest = max((len(self.rows[i]) for i in ids), default=1)
+        size = max(1, _CELLS_PER_PASS // max(1, longest * copies))
+        return [ids[i : i + size] for i in range(0, len(ids), size)]
+
+    def errors(self, shared: SmoothingParameters, ids: NDArray[np.intp]) -> tuple[Floats, Floats]:
+        """Errors (ids, C) of C candidates on every row, and (ids,) how many origins they were judged at."""
+        C = len(shared.alpha)
+        found = []
+        for chunk in self.chunks(ids, C):
+            tiled = shared.select(np.tile(np.arange(C), len(chunk)))
+            found.append(self.run(chunk, self.fitting(tiled, [self.rows[i] for i in chunk])))
+        return np.concatenate([e for e, _ in found]), np.concatenate([n for _, n in found])
+
+    def run(self, ids: NDArray[np.intp], parameters: SmoothingParameters) -> tuple[Floats, Floats]:
+        """Errors (ids, copies) of each row's own candidates, and (ids,) how many origins judged them."""
+        seasons, horizon = self.seasons, self.horizon
+        rows = [self.forward(np.asarray(self.rows[i])) for i in ids]
+        T = max(len(row) for row in rows)
+        copies = len(parameters.alpha) // len(rows)
+        values = np.full((T, len(rows)), np.nan)
+        for i, row in enumerate(rows):
+            values[: len(row), i] = row
+        columns = np.repeat(np.arange(len(rows)), copies)
+        R = len(columns)
+        state = SmoothingState.start(R, seasons)
+        level, trend, residual = (np.empty((T, R)) for _ in range(3))
+        seasonal = [np.empty((T, R)) for _ in seasons]
+        for t in range(T):
+            step = advance(state, parameters, seasons, values[t, columns])
+            level[t], trend[t], residual[t] = state.level, state.trend, state.residual
+            for kept, new in zip(seasonal, step.seasonal, strict=True):
+                kept[t] = new
+        # The first season, or a third of a short row, only warms the filter up.
+        warm = min(2 * max(seasons[:1], default=1), T // 3)
+        origins = np.unique(np.linspace(max(warm, 1), max(T - 1, 1), min(300, max(T - warm, 1))).astype(int))
+        total, count = np.zeros(R), np.zeros(R)
+        damping, fading = horizon_weights(parameters, horizon)
+        for k in range(1, horizon + 1):
+            at = origins[origins - 1 + k < T] - 1
+            if not len(at):
+                break
+            predicted = level[at] + damping[:, k - 1] * trend[at] + fading[:, k - 1] * residual[at]
+            for kept, m in zip(seasonal, seasons, strict=True):
+                back = at + k - m * -(-k // m)
+                predicted = predicted + np.where(back[:, None] >= 0, kept[np.maximum(back, 0)], 0.0)
+            actual = values[at + k][:, columns]
+            error = np.abs(self.inverse(predicted) - self.inverse(actual))
+            total += np.nansum(error, axis=0)
+            count += (~np.isnan(actual)).sum(axis=0)
+        mean = np.where(count > 0, total / np.maximum(count, 1), np.inf).reshape(len(rows), copies)
+        # A row on which nothing can be judged takes what is good for the others.
+        mean[~np.isfinite(mean)] = 1e300
+        judged = count.reshape(len(rows), copies)[:, 0] / max(horizon, 1)
+        return mean, judged

@@ -14,6 +14,7 @@ from torch import nn
 
 from ostinato.data.preparation import Indices, Preparation
 from ostinato.data.table import SeriesTable
+from ostinato.errors import DataError
 from ostinato.models.forecaster import AutoregressiveForecaster, DirectForecaster
 from ostinato.tasks.forecast.calibration import Calibration
 from ostinato.tasks.forecast.engine import LEVELS, Engine
@@ -49,6 +50,12 @@ def split_rows(table: SeriesTable, ends: Sequence[int], horizon: int) -> Split:
             members.append((i, c))
             train.append(n - held)
             end.append(n)
+    if not members:
+        raise DataError(
+            "no series has a target value before the part that is held out for validation; give more history "
+            "or a shorter horizon",
+            path=table.source,
+        )
     return Split(members, np.array(train, dtype=np.int64), np.array(end, dtype=np.int64))
 
 
@@ -113,27 +120,42 @@ def fit_engine(
         progress=settings.progress,
     )
     engine.device = str(next(model.parameters()).device)
-    engine = replace(engine, calibration=_calibrate(engine, checks))
+    witnesses = _witnesses(checks, settings.horizon)
+    _blend(engine, checks, witnesses)
+    engine = replace(engine, calibration=_calibrate(engine, checks, witnesses))
     return engine, history
 
 
 def _fit_preparation(table: SeriesTable, split: Split, settings: ForecastSettings) -> Preparation:
-    values = np.full((len(split.members), int(split.train.max())), np.nan)
-    for r, ((i, c), n) in enumerate(zip(split.members, split.train, strict=True)):
-        values[r, :n] = table.series[i].values[:n, c]
+    rows = [table.series[i].values[:n, c] for (i, c), n in zip(split.members, split.train, strict=True)]
     seasons = table.frequency.seasons
     main = table.frequency.season
     ordered = tuple(dict.fromkeys((main, *seasons)))[:2] if main > 1 else tuple(seasons)[:2]
     counts = settings.head == "negative_binomial"
+    if counts:
+        _check_counts(table)
     return Preparation.fit(
-        values,
-        split.train,
+        rows,
         [row_id(table.series[i].id, table.targets[c]) for i, c in split.members],
         ordered,
         settings.horizon,
         transform="none" if counts else settings.transform,
         seed=settings.seed,
     )
+
+
+def _check_counts(table: SeriesTable) -> None:
+    """Refuse what the negative binomial cannot say: values that are no counts."""
+    for series in table.series:
+        for c, name in enumerate(table.targets):
+            known = series.values[:, c][~np.isnan(series.values[:, c])]
+            wrong = known[(known < 0) | (known != np.round(known))]
+            if len(wrong):
+                raise DataError(
+                    f"series {series.id!r}, column {name!r}: head='negative_binomial' needs counts, "
+                    f"found {wrong[0]:g}; use head='student_t' or 'quantile'",
+                    path=table.source,
+                )
 
 
 def _shards(
@@ -282,7 +304,8 @@ def _validation_loss(engine: Engine, check: Check, shape: WindowShape) -> float:
         wanted = np.unique(check.rows)
         first = np.array([check.at[check.rows == r].min() for r in wanted])
         starts = np.maximum(first - shape.context // 2, 0)
-        longest = int((check.prepared.lengths[wanted] - starts).max())
+        # Long validation parts are judged by their beginning, which bounds the memory.
+        longest = min(int((check.prepared.lengths[wanted] - starts).max()), 4 * shape.context + 2000)
         batch = window_batch(
             check.prepared,
             check.preparation,
@@ -301,14 +324,7 @@ def _validation_loss(engine: Engine, check: Check, shape: WindowShape) -> float:
     engine.device = str(device)
     quantiles = engine.relative_quantiles(check.prepared, check.rows, check.at, warm=4 * shape.context)
     y, mask = check.prepared.targets(check.preparation, check.rows, check.at, shape.horizon, check.limits)
-    weight = check.prepared.history.scale[check.rows, check.at] / unit_of(
-        check.prepared, check.preparation, check.rows
-    )
-    error = y[..., None] - quantiles
-    levels = np.array(LEVELS)
-    loss = np.maximum(levels * error, (levels - 1) * error).mean(-1)
-    weighted = loss * mask * np.clip(weight, 0.0, 10.0)[:, None]
-    return float(weighted.sum() / max(mask.sum(), 1))
+    return float(_losses(check, quantiles, y, mask).mean())
 
 
 def _training_settings(settings: ForecastSettings, budget_s: float | None, epoch: int) -> TrainingSettings:
@@ -332,7 +348,46 @@ def _training_settings(settings: ForecastSettings, budget_s: float | None, epoch
     )
 
 
-def _calibrate(engine: Engine, check: Check) -> Calibration:
+def _witnesses(check: Check, horizon: int) -> float:
+    """How many independent windows validation has: as many as fit into it without overlap, over all rows."""
+    wanted = np.unique(check.rows)
+    first = np.array([check.at[check.rows == r].min() for r in wanted])
+    return float(np.maximum((check.prepared.lengths[wanted] - first) / horizon, 1.0).sum())
+
+
+def _blend(engine: Engine, check: Check, witnesses: float) -> None:
+    """Give the network the smallest share that is within one standard error of the best one.
+
+    What early stopping found on a handful of windows can be luck; on a random walk it always is. The rule is that
+    of Breiman et al. (1984) for pruning; the share decides between the network and the untrained mixture.
+    """
+    if not isinstance(engine.model, DirectForecaster):
+        return
+    shares = (0.0, 0.25, 0.5, 0.75, 1.0)
+    said = {}
+    for share in (0.0, 1.0):
+        engine.model.blend.fill_(share)
+        said[share] = engine.relative_quantiles(check.prepared, check.rows, check.at)
+    y, mask = check.prepared.targets(check.preparation, check.rows, check.at, engine.horizon, check.limits)
+    losses = np.stack([_losses(check, said[0.0] + s * (said[1.0] - said[0.0]), y, mask) for s in shares])
+    best = losses.mean(axis=1).argmin()
+    excess = losses - losses[best]
+    tolerated = excess.std(axis=1) / np.sqrt(witnesses)
+    chosen = int(np.flatnonzero(excess.mean(axis=1) <= tolerated)[0])
+    engine.model.blend.fill_(shares[chosen])
+
+
+def _losses(check: Check, quantiles: Any, y: Any, mask: Any) -> Any:
+    """Weighted pinball loss of every origin: (n,)."""
+    unit = unit_of(check.prepared, check.preparation, check.rows)
+    weight = np.clip(check.prepared.history.scale[check.rows, check.at] / unit, 0.0, 10.0)
+    error = y[..., None] - quantiles
+    levels = np.array(LEVELS)
+    loss = np.maximum(levels * error, (levels - 1) * error).mean(-1)
+    return (loss * mask).sum(axis=1) * weight / max(mask.sum(), 1) * len(y)
+
+
+def _calibrate(engine: Engine, check: Check, witnesses: float) -> Calibration:
     """Conformal factors from the validation windows."""
     if engine.is_autoregressive:
         few = np.linspace(0, len(check.rows) - 1, min(len(check.rows), 100)).astype(np.int64)
@@ -347,10 +402,6 @@ def _calibrate(engine: Engine, check: Check) -> Calibration:
         rows, at, limits = check.rows, check.at, check.limits
         quantiles = engine.relative_quantiles(check.prepared, rows, at)
     y, mask = check.prepared.targets(check.preparation, rows, at, engine.horizon, limits)
-    # Windows that overlap are no independent witnesses: as many count as fit into the part without overlap.
-    wanted = np.unique(rows)
-    first = np.array([at[rows == r].min() for r in wanted])
-    witnesses = float(np.maximum((check.prepared.lengths[wanted] - first) / engine.horizon, 1.0).sum())
     return Calibration.fit(quantiles, y.astype(np.float64), mask, np.array(LEVELS), witnesses)
 
 
