@@ -26,10 +26,13 @@ class QuantileHead(nn.Module):
         horizon: H; each step has its own prior mixture and spread.
         levels: odd in number, rising, symmetric about 0.5.
 
-    Shapes: `forward(features (…, H, F), anchors (…, H, A)) -> (…, H, Q)`.
+    Shapes: `forward(features (…, H, F), anchors (…, H, A)) -> (…, H, Q)`; with `prior` (…) of integers, which
+    of the H priors each target takes, `forward(features (…, F), anchors (…, A), prior) -> (…, Q)`.
     """
 
     levels: Tensor
+    first_mixture: Tensor
+    first_spread: Tensor
 
     def __init__(self, features: int, anchors: int, horizon: int, levels: Sequence[float]):
         super().__init__()
@@ -44,6 +47,8 @@ class QuantileHead(nn.Module):
         self.mixture = nn.Parameter(torch.zeros(horizon, anchors))
         self.spread = nn.Parameter(torch.zeros(horizon, len(levels) - 1))
         self.register_buffer("levels", torch.tensor(levels, dtype=torch.float64), persistent=False)
+        self.register_buffer("first_mixture", torch.zeros(horizon, anchors))
+        self.register_buffer("first_spread", torch.zeros(horizon, len(levels) - 1))
         nn.init.zeros_(self.project.weight)
         nn.init.zeros_(self.project.bias)
 
@@ -52,13 +57,25 @@ class QuantileHead(nn.Module):
         """Begin at given mixture weights (H, A) and distances between neighbouring quantiles (H, Q - 1)."""
         self.mixture.copy_(mixture.clamp(min=1e-3).log())
         self.spread.copy_(_inverse_softplus(gaps.clamp(min=1e-3)))
+        self.first_mixture.copy_(self.mixture)
+        self.first_spread.copy_(self.spread)
 
-    def forward(self, features: Tensor, anchors: Tensor) -> Tensor:
+    def forward(self, features: Tensor, anchors: Tensor, prior: Tensor | None = None) -> Tensor:
         """Quantiles in rising order."""
         raw = self.project(features)
-        weights = torch.softmax(raw[..., : self.anchors] + self.mixture, dim=-1)
+        mixture = self.mixture if prior is None else self.mixture[prior]
+        spread = self.spread if prior is None else self.spread[prior]
+        weights = torch.softmax(raw[..., : self.anchors] + mixture, dim=-1)
         median = (weights * anchors).sum(-1) + raw[..., self.anchors]
-        gaps = F.softplus(raw[..., self.anchors + 1 :] + self.spread)
+        return self._around(median, F.softplus(raw[..., self.anchors + 1 :] + spread))
+
+    def untrained(self, anchors: Tensor) -> Tensor:
+        """What the head said before training: a fixed mixture of the anchors (…, H, A) -> (…, H, Q)."""
+        median = (torch.softmax(self.first_mixture, dim=-1) * anchors).sum(-1)
+        return self._around(median, F.softplus(self.first_spread).expand(*median.shape, -1))
+
+    @staticmethod
+    def _around(median: Tensor, gaps: Tensor) -> Tensor:
         middle = gaps.shape[-1] // 2
         below = gaps[..., :middle].flip(-1).cumsum(-1).flip(-1)
         above = gaps[..., middle:].cumsum(-1)

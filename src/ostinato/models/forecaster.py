@@ -117,9 +117,15 @@ class DirectForecaster(nn.Module):
         members: M networks whose quantiles are averaged.
         dropout: between the decoder's layers.
 
+    Attributes:
+        blend: share of the trained network in `predict`, from 0 to 1; the rest is the untrained mixture of
+            anchors. 1 until somebody with validation windows decides otherwise.
+
     Cost: a window of T steps with O origins takes about M·T·8·H·(D + H) + M·O·horizon·128·(H + P + A + 72)
     flops.
     """
+
+    blend: Tensor
 
     def __init__(
         self,
@@ -142,6 +148,7 @@ class DirectForecaster(nn.Module):
         width = hidden_size + future_size + anchors + 8
         self.decoders = nn.ModuleList(_decoder(width, 64, dropout) for _ in range(members))
         self.heads = nn.ModuleList(QuantileHead(64, anchors, horizon, levels) for _ in range(members))
+        self.register_buffer("blend", torch.ones(()))
 
     def start_from(self, mixture: Tensor, gaps: Tensor) -> None:
         """Begin every member as a mixture of anchors (H, A) with given gaps between quantiles (H, Q - 1)."""
@@ -174,8 +181,11 @@ class DirectForecaster(nn.Module):
         return torch.stack(quantiles)
 
     def predict(self, hidden: Tensor, future: Tensor, anchors: Tensor) -> Tensor:
-        """Quantiles averaged over members: (n, horizon, Q)."""
-        return self.decode(hidden, future, anchors).mean(0)
+        """Quantiles averaged over members, blended with the untrained head's: (n, horizon, Q)."""
+        said = self.decode(hidden, future, anchors).mean(0)
+        head = self.heads[0]
+        assert isinstance(head, QuantileHead)
+        return torch.lerp(head.untrained(anchors), said, self.blend)
 
     def loss(self, batch: Batch, state: State | None = None) -> LossOutput:
         """Weighted pinball loss, averaged over members, summed over the targets of all origins.

@@ -297,6 +297,11 @@ class Forecaster(Estimator):
             del columns["target"]
         return _like(data, columns)
 
+    def read(self, data: Any, future: Any = None) -> SeriesTable:
+        """The table that `evaluate` and `predict` see: data in the form that `fit` took, read as `fit` read
+        it."""
+        return self._table(data, future)
+
     def session(self, data: Any = None) -> Session:
         """A stream: state, scaler, lags, clock and row ids in one object, fed a row at a time.
 
