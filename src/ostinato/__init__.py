@@ -26,6 +26,8 @@ _HOME: dict[str, str] = {
     "Recurrent": "ostinato.layers.recurrent",
     "set_mask_key": "ostinato.layers.dropout",
     "Forecaster": "ostinato.tasks.forecast",
+    "SequenceRegressor": "ostinato.tasks.sequences",
+    "SequenceClassifier": "ostinato.tasks.sequences",
     "load": "ostinato.tasks",
     "OstinatoError": "ostinato.errors",
     "InputError": "ostinato.errors",
