@@ -41,6 +41,35 @@ def recurrent_layer(cell: str | type[Cell], input_size: int, hidden_size: int, n
     )
 
 
+def check_cell(cell: str | type[Cell], hidden_size: int, num_layers: int) -> None:
+    """Build a small layer and run one step, so that a cell that cannot work is refused before data are read.
+
+    Raises:
+        InputError: an unknown name, something that is no `Cell` class, one whose constructor does not take
+            (input_size, hidden_size), or whose output is not hidden_size wide.
+    """
+    if isinstance(cell, str):
+        recurrent_layer(cell, 1, 1, 1)
+        return
+    if not (isinstance(cell, type) and issubclass(cell, Cell)):
+        raise InputError(
+            f"cell is {cell!r}; expected one of: {', '.join(CELLS)}, or a Cell class (not an instance)"
+        )
+    try:
+        layer = recurrent_layer(cell, 3, hidden_size, num_layers)
+        with torch.no_grad():
+            y, _ = layer.step(torch.zeros(2, 3), layer.initial_state(2))
+    except (TypeError, NotImplementedError, AttributeError, RuntimeError) as error:
+        raise InputError(
+            f"cell {cell.__name__} cannot be used: {error}; it must be built by {cell.__name__}(input_size, "
+            "hidden_size), set input_size, output_size and state_shapes, and define step"
+        ) from error
+    if y.shape != (2, hidden_size):
+        raise InputError(
+            f"cell {cell.__name__} gives outputs of width {y.shape[-1]}, expected hidden_size={hidden_size}"
+        )
+
+
 class _Encoder(nn.Module):
     """`members` recurrent stacks over the same input."""
 
@@ -293,5 +322,6 @@ class AutoregressiveForecaster(nn.Module):
             said = head(decoder(torch.cat([hidden[rows, i], _clip(mine)], -1)), mine)
             inputs = [part.cpu().view(n, -1, *part.shape[1:]) for part in (*said, last[rows], scale[rows])]
             for origin, generator in enumerate(generators):
-                drawn[origin, i::M] = head.sample(*(part[origin] for part in inputs), generator)
+                location, shape, value, unit = (part[origin] for part in inputs)
+                drawn[origin, i::M] = head.sample(location, shape, value, unit, generator)
         return drawn.view(-1)

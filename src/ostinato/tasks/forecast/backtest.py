@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ostinato.data.preparation import Indices
 from ostinato.data.smoothing import Floats
 from ostinato.data.table import SeriesTable
 from ostinato.errors import InputError, MissingExtraError
@@ -80,17 +81,18 @@ def score_model(
     H, C = engine.horizon, len(table.targets)
     for members in groups:
         prepared = prepare_rows(table, members, engine.columns, engine.preparation, H)
-        rows = np.concatenate(
-            [np.full(len(windows.origins[i]), r, dtype=np.int64) for r, (i, _) in enumerate(members)]
-        )
-        origins = np.concatenate([windows.origins[i] for i, _ in members]).astype(np.int64)
+        chosen = [_with_history(prepared.values[r], windows.origins[i]) for r, (i, _) in enumerate(members)]
+        rows = np.repeat(np.arange(len(members)), [len(origins) for origins in chosen])
+        origins = np.concatenate(chosen)
         if not len(rows):
             continue
         said = engine.forecast(prepared, rows, origins - 1)
         actual.append(prepared.values[rows[:, None], origins[:, None] + np.arange(H)])
         mean.append(said.mean)
         quantiles.append(said.quantiles)
-        scale.append(np.array([scales[members[r][0] * C + members[r][1]] for r in rows]))
+        scale.append(np.array([scales[members[r][0] * C + members[r][1]] for r in rows.tolist()]))
+    if not actual:
+        raise InputError("no scored window has a value before it; give a file with more history")
     return score_forecasts(
         np.concatenate(actual),
         np.concatenate(mean),
@@ -98,6 +100,12 @@ def score_model(
         np.array(LEVELS),
         np.concatenate(scale),
     )
+
+
+def _with_history(values: Floats, origins: np.ndarray) -> Indices:
+    """The origins that at least one known value precedes; nobody can forecast from nothing."""
+    known = np.flatnonzero(~np.isnan(values))
+    return origins[origins > known[0]].astype(np.int64) if len(known) else np.zeros(0, dtype=np.int64)
 
 
 def score_baselines(
@@ -114,9 +122,7 @@ def score_baselines(
     for i, series in enumerate(table.series):
         for c in range(C):
             values = series.values[:, c]
-            known = np.flatnonzero(~np.isnan(values))
-            origins = windows.origins[i]
-            origins = origins[origins > known[0]] if len(known) else origins[:0]
+            origins = _with_history(values, windows.origins[i])
             if not len(origins):
                 continue
             rows.append(SeriesWindows(values, windows.trained[i], origins, table.frequency.season))

@@ -84,7 +84,7 @@ class Engine:
         for chosen, hidden in self._hidden_at(prepared, rows, at, warm):
             future, anchors = prepared.relative(self.preparation, rows[chosen], at[chosen], self.horizon)
             with torch.no_grad():
-                said = self.model.predict(hidden, self._tensor(future), self._tensor(anchors))
+                said = self.model.predict(hidden, self.tensor(future), self.tensor(anchors))
             quantiles[chosen] = said.cpu().numpy()
         return quantiles
 
@@ -119,7 +119,7 @@ class Engine:
             for begin in range(first, int(mine.max()) + 1, 20_000):
                 end = min(begin + 20_000, T)
                 with torch.no_grad():
-                    hidden, state = self.model.encode(self._tensor(prepared.x[group, begin:end]), state)
+                    hidden, state = self.model.encode(self.tensor(prepared.x[group, begin:end]), state)
                 chosen = np.flatnonzero(np.isin(rows, group) & (at >= begin) & (at < end))
                 for j in range(0, len(chosen), 2048):
                     part = chosen[j : j + 2048]
@@ -142,9 +142,7 @@ class Engine:
             for t in range(done, step + 1):
                 self.preparation.advance(state, parameters, values[:, t])
             with torch.no_grad():
-                hidden, encoder = self.model.encode(
-                    self._tensor(prepared.x[wanted, done : step + 1]), encoder
-                )
+                hidden, encoder = self.model.encode(self.tensor(prepared.x[wanted, done : step + 1]), encoder)
             done = int(step) + 1
             chosen = np.flatnonzero(at == step)
             for j in range(0, len(chosen), 64):
@@ -193,7 +191,7 @@ class Engine:
             anchors = (anchors - last[:, None]) / scale[:, None]
             with torch.no_grad():
                 drawn = self.model.sample_next(
-                    hidden, self._tensor(anchors), self._tensor(last), self._tensor(scale), generators
+                    hidden, self.tensor(anchors), self.tensor(last), self.tensor(scale), generators
                 )
             # Nothing is a thousand scales away but a mistake that would feed itself.
             value = last + scale * np.clip(drawn.numpy().astype(np.float64), -1e3, 1e3)
@@ -204,7 +202,7 @@ class Engine:
             features, _ = self.preparation.advance(state, parameters, value)
             x = encoder_inputs(features, future[copies, k + 1], observed)
             with torch.no_grad():
-                hidden, encoder = self.model.encoder.step(self._tensor(x), encoder)
+                hidden, encoder = self.model.encoder.step(self.tensor(x), encoder)
         return self.preparation.inverse(paths).reshape(n, S, H)
 
     def from_paths(self, paths: Floats) -> Distribution:
@@ -220,7 +218,8 @@ class Engine:
     def _counts_only(self) -> bool:
         return bool(cast(DistributionHead, self.model.heads[0]).counts_only)
 
-    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+    def tensor(self, array: np.ndarray) -> torch.Tensor:
+        """A float32 tensor on the network's device."""
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(self.device)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from ostinato.data.series import SeriesSpec, drop_short, read_series, require_future, table_from_frame
 from ostinato.data.table import Names, Note, SeriesTable, TableSchema
 from ostinato.errors import DataError, InputError
+from ostinato.models.forecaster import check_cell
 from ostinato.tasks.base import Estimator
 from ostinato.tasks.forecast import storage
 from ostinato.tasks.forecast.backtest import Windows, choose_windows, score_baselines, score_model
@@ -139,6 +140,7 @@ class Forecaster(Estimator):
         folder = None if out is None else Path(out)
         if folder is not None and resume and is_committed(folder):
             return self._take_over(RunFolder.open(folder))
+        check_cell(settings.cell, settings.hidden_size, settings.num_layers)
         spec = SeriesSpec(
             target=target,
             time=time,
@@ -242,6 +244,9 @@ class Forecaster(Estimator):
         )
         scores = self._scores(table, chosen)
         self.notes_ = [str(note) for note in table.notes] + scores.pop("notes")
+        without = sum(not len(origins) for origins in chosen.origins)
+        if without:
+            self.notes_.append(f"{without} of {len(table)} series have no window to score and are left out")
         return scores
 
     def _scores(self, table: SeriesTable, windows: Windows, budget_s: float = 60.0) -> dict[str, Any]:
@@ -343,7 +348,8 @@ class Forecaster(Estimator):
         return storage.read(cls, run, cells)
 
     def _take_over(self, run: RunFolder) -> Self:
-        self.__dict__.update(storage.read(type(self), run).__dict__)
+        cells = [] if isinstance(self.cell, str) else [self.cell]
+        self.__dict__.update(storage.read(type(self), run, cells).__dict__)
         return self
 
     # --------------------------------------------------------------------------------------- internal

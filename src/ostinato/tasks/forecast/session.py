@@ -12,6 +12,7 @@ import torch
 
 from ostinato.data.preparation import PreparedState
 from ostinato.data.table import SeriesTable, TableSchema
+from ostinato.data.times import TimeParser
 from ostinato.errors import DataError, InputError
 from ostinato.models.forecaster import DirectForecaster
 from ostinato.tasks.forecast.engine import Distribution, Engine
@@ -19,6 +20,8 @@ from ostinato.tasks.forecast.rows import encoder_inputs, row_id
 from ostinato.types import State
 
 FORMAT_VERSION = 1
+LONGEST_GAP = 100_000
+"""Missing steps between two rows of a series that are stepped over; more are taken for a mistake."""
 
 
 @dataclass
@@ -62,14 +65,17 @@ class Session:
         missing), and the known and observed columns; `static` columns are read at a series' first row.
 
         Raises:
-            DataError: a column is missing, a time is off the grid or does not rise, a value is no number.
+            DataError: a column is missing, a time is off the grid or does not rise, a value is no number. The
+                rows before that one are taken, it and what follows are not.
         """
         for number, row in enumerate([rows] if isinstance(rows, Mapping) else rows):
             self._update_one(row, number)
 
     def feed(self, table: SeriesTable) -> None:
-        """Feed whole series, as read from a file."""
+        """Feed whole series, as read from a file; the session must not have them yet."""
         for series in table.series:
+            if row_id(series.id, self._names[0]) in self._rows:
+                raise InputError(f"the session has series {series.id!r} already; continue it with update")
             known = np.full((series.length, len(table.known)), np.nan)
             known[: len(series.known)] = series.known[: series.length]
             for t in range(series.length):
@@ -93,7 +99,9 @@ class Session:
         columns |= {f"q{level:g}": [] for level in OUTPUT_LEVELS}
         H = self._engine.horizon
         for ident, row in self._rows.items():
-            series, target = ident.split("\n")
+            if not row.prepared.smoothing.observed[0]:
+                continue
+            series, _, target = ident.rpartition("\n")
             said = self.distribution(series, target, ahead.get(series))
             times = self._schema.frequency.times(row.start, H, offset=row.clock)
             columns["series"] += [series] * H
@@ -116,6 +124,8 @@ class Session:
         if ident not in self._rows:
             raise InputError(f"the session has no series {series!r} yet; feed it with update first")
         row = self._rows[ident]
+        if not row.prepared.smoothing.observed[0]:
+            raise InputError(f"series {series!r} has no value yet; feed one with update first")
         c = self._names.index(target or self._names[0])
         width = engine.columns.known.shape[1]
         known = np.full((engine.horizon, width), np.nan) if known is None else known
@@ -123,7 +133,7 @@ class Session:
         state, parameters = row.prepared, engine.preparation.parameters([ident])
         x = encoder_inputs(row.features, ahead[:, 0], row.observed)
         with torch.no_grad():
-            hidden, encoder = engine.model.encoder.step(torch.from_numpy(x), row.encoder)
+            hidden, encoder = engine.model.encoder.step(engine.tensor(x), row.encoder)
         if engine.is_autoregressive:
             paths = engine.paths_from(state, parameters, encoder, hidden, ahead, [ident])
             return engine.from_paths(paths)
@@ -131,10 +141,8 @@ class Session:
         anchors = (anchors - state.last[:, None, None]) / state.scale[:, None, None]
         assert isinstance(engine.model, DirectForecaster)
         with torch.no_grad():
-            said = engine.model.predict(
-                hidden, torch.from_numpy(ahead), torch.from_numpy(anchors.astype(np.float32))
-            )
-        return engine.finish(said.numpy().astype(np.float64), state.last, state.scale)
+            said = engine.model.predict(hidden, engine.tensor(ahead), engine.tensor(anchors))
+        return engine.finish(said.cpu().numpy().astype(np.float64), state.last, state.scale)
 
     # --------------------------------------------------------------------------------------- storage
 
@@ -161,33 +169,36 @@ class Session:
             arrays = load(stored)
             length = int.from_bytes(stored[:8], "little")
             header = json.loads(json.loads(stored[8 : 8 + length])["__metadata__"]["session"])
-        except (SafetensorError, KeyError, ValueError) as error:
+            version, fingerprint = int(header["version"]), header["fingerprint"]
+            if version <= FORMAT_VERSION and fingerprint == self._fingerprint():
+                rows = {one["id"]: self._restored(i, one, arrays) for i, one in enumerate(header["rows"])}
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise InputError("these bytes are not a saved session; give what to_bytes returned") from error
-        if header["version"] > FORMAT_VERSION:
-            raise InputError(
-                f"the session has format {header['version']}, this version reads {FORMAT_VERSION}"
-            )
-        if header["fingerprint"] != self._fingerprint():
+        if version > FORMAT_VERSION:
+            raise InputError(f"the session has format {version}, this version reads {FORMAT_VERSION}")
+        if fingerprint != self._fingerprint():
             raise InputError("the session was saved with another forecaster; load it with that one")
-        self._rows = {}
-        for i, one in enumerate(header["rows"]):
-            prepared = {k.split("/", 2)[2]: v for k, v in arrays.items() if k.startswith(f"{i}/prepared/")}
-            encoder = {k.split("/", 2)[2]: v for k, v in arrays.items() if k.startswith(f"{i}/encoder/")}
-            self._rows[one["id"]] = _Row(
-                np.datetime64(one["start"]),
-                int(one["clock"]),
-                PreparedState.from_arrays(prepared),
-                _nested(encoder),
-                *(arrays[f"{i}/{name}"] for name in ("static", "features", "observed")),
-            )
+        self._rows = rows
         return self
+
+    def _restored(self, i: int, one: dict[str, Any], arrays: dict[str, np.ndarray]) -> _Row:
+        prepared = {k.split("/", 2)[2]: v for k, v in arrays.items() if k.startswith(f"{i}/prepared/")}
+        encoder = {k.split("/", 2)[2]: v for k, v in arrays.items() if k.startswith(f"{i}/encoder/")}
+        return _Row(
+            np.datetime64(one["start"]),
+            int(one["clock"]),
+            PreparedState.from_arrays(prepared),
+            _nested(encoder).map(lambda leaf: leaf.to(self._engine.device)),
+            *(arrays[f"{i}/{name}"] for name in ("static", "features", "observed")),
+        )
 
     # -------------------------------------------------------------------------------------- internal
 
     def _fingerprint(self) -> str:
         import hashlib
 
-        digest = hashlib.sha256(json.dumps(self._schema.to_json(), sort_keys=True).encode())
+        learned = [self._schema.to_json(), self._engine.preparation.to_json(), self._engine.columns.to_json()]
+        digest = hashlib.sha256(json.dumps(learned, sort_keys=True).encode())
         for name, tensor in sorted(self._engine.model.state_dict().items()):
             digest.update(name.encode() + tensor.cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
@@ -214,23 +225,29 @@ class Session:
                 raise DataError(
                     f"row {number}: time {time} must be a later step of {self._schema.frequency} than {last}"
                 )
+            gap = int(steps[0]) - held.clock
+            if gap > LONGEST_GAP:
+                raise DataError(
+                    f"row {number}: {gap} steps lie between time {time} and the last row of series "
+                    f"{series!r}; at most {LONGEST_GAP} are stepped over: begin a new session"
+                )
             nothing = (np.full_like(known, np.nan), np.full_like(observed, np.nan))
-            for _ in range(int(steps[0]) - held.clock):
+            for _ in range(gap):
                 self._push(held, ident, c, np.nan, *nothing, static)
             self._push(held, ident, c, value, known, observed, static)
 
     def _only(self) -> str:
-        return next(iter(self._rows)).split("\n")[0] if self._rows else self._default_series
+        return _series_of(next(iter(self._rows))) if self._rows else self._default_series
 
     @property
     def _default_series(self) -> str:
         """The name that a table without a series column gives its only series."""
-        return self._engine.preparation.row_ids[0].split("\n")[0]
+        return _series_of(self._engine.preparation.row_ids[0])
 
     def _open(self, ident: str, start: np.datetime64) -> _Row:
         engine = self._engine
         row = _Row(
-            np.datetime64(start, "s"),
+            start.astype("datetime64[s]"),
             0,
             engine.preparation.start(1),
             engine.model.encoder.initial_state(1),
@@ -259,7 +276,7 @@ class Session:
             ahead = self._ahead(row, target, known[None])
             x = encoder_inputs(row.features, ahead, row.observed)
             with torch.no_grad():
-                _, row.encoder = engine.model.encoder.step(torch.from_numpy(x), row.encoder)
+                _, row.encoder = engine.model.encoder.step(engine.tensor(x), row.encoder)
         parameters = engine.preparation.parameters([ident])
         values = engine.preparation.forward(np.array([value], dtype=np.float64))
         row.features, _ = engine.preparation.advance(row.prepared, parameters, values)
@@ -281,27 +298,35 @@ class Session:
             series = self._cell(row, spec.series, number) if spec.series is not None else self._default_series
             given[str(series), self._time(row, number)] = self._covariates(row, "known", number)
         ahead = {}
+        frequency = self._schema.frequency
         for ident, held in self._rows.items():
-            series = ident.split("\n")[0]
-            times = self._schema.frequency.times(held.start, engine.horizon, offset=held.clock)
-            missing = [str(t) for t in times if (series, t) not in given]
+            series = _series_of(ident)
+            times = frequency.times(held.start, engine.horizon, offset=held.clock)
+            found = [given.get((series, t)) for t in times]
+            missing = [
+                t for t, values in zip(times, found, strict=True) if values is None or np.isnan(values).any()
+            ]
             if missing:
-                raise DataError(f"series {series!r}: known columns are missing at {', '.join(missing[:5])}")
-            ahead[series] = np.stack([given[series, t] for t in times])
+                listed = ", ".join(frequency.format(np.array(missing[:5])))
+                raise DataError(
+                    f"series {series!r}: known columns have no value at {len(missing)} of the {engine.horizon} "
+                    f"times of the forecast: {listed}; give rows with these times and the known columns as future"
+                )
+            ahead[series] = np.stack([values for values in found if values is not None])
         return ahead
 
     def _time(self, row: Mapping[str, Any], number: int) -> np.datetime64:
         spec = self._schema.spec
         value = self._cell(row, "time" if spec.time is None else spec.time, number)
-        try:
-            if self._schema.frequency.unit == "step":
-                return np.datetime64(int(value), "s")
-            moment: Any = value.strip() if isinstance(value, str) else value
-            return np.asarray(moment, dtype="datetime64[s]")[()]
-        except (TypeError, ValueError) as error:
-            raise DataError(
-                f"row {number}: {value!r} is not a time; write ISO, such as 2026-01-31 12:00"
-            ) from error
+        is_step = self._schema.frequency.unit == "step"
+        parser = TimeParser("step" if is_step else None if spec.time is None else spec.time_format)
+
+        def error(message: str, _: int) -> DataError:
+            return DataError(f"row {number}, time {value!r}: {message}")
+
+        seconds = parser.parse([str(value)], error)
+        parser.finish()
+        return np.datetime64(int(seconds[0]), "s")
 
     @staticmethod
     def _cell(row: Mapping[str, Any], column: str | int, number: int) -> Any:
@@ -334,6 +359,10 @@ class Session:
         if not cells:
             return np.zeros(0)
         return encoding.expand(role, np.array([cells], dtype=np.float64))[0]
+
+
+def _series_of(ident: str) -> str:
+    return ident.rpartition("\n")[0]
 
 
 def _flat(state: State, prefix: str = "") -> dict[str, np.ndarray]:

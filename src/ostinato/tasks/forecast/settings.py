@@ -8,6 +8,7 @@ from typing import Any
 from ostinato.errors import InputError
 from ostinato.layers.heads import DISTRIBUTIONS
 
+TRANSFORMS = ("auto", "none", "log")
 HEADS = ("quantile", *DISTRIBUTIONS)
 
 
@@ -68,6 +69,12 @@ class ForecastSettings:
             if self.head in ("quantiles", "mqrnn"):
                 hint = "; did you mean 'quantile'?"
             raise InputError(f"head is {self.head!r}; known heads: {', '.join(HEADS)}{hint}")
+        if self.transform not in TRANSFORMS:
+            raise InputError(f"transform is {self.transform!r}; known: {', '.join(TRANSFORMS)}")
+        if self.head == "negative_binomial" and self.transform == "log":
+            raise InputError(
+                "head='negative_binomial' speaks of counts; it cannot be combined with transform='log'"
+            )
         whole = ("horizon", "hidden_size", "num_layers", "members", "batch_size", "paths")
         for name in (*whole, "season", "context", "epochs", "steps", "patience"):
             value = getattr(self, name)

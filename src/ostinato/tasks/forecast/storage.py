@@ -11,6 +11,7 @@ from ostinato.config import from_toml, to_toml
 from ostinato.data.preparation import Preparation
 from ostinato.data.table import TableSchema
 from ostinato.errors import InputError, RunFolderError
+from ostinato.layers.cells import GRUCell, LSTMCell, RNNCell
 from ostinato.tasks.forecast.calibration import Calibration
 from ostinato.tasks.forecast.engine import Engine
 from ostinato.tasks.forecast.fitting import build_network
@@ -89,7 +90,7 @@ def read(cls: type[Forecaster], run: RunFolder, cells: Sequence[type] = ()) -> F
 
 
 def _cell(name: str, cells: Sequence[type], run: RunFolder) -> Any:
-    own = {cell.__name__: cell for cell in cells}
+    own: dict[str, type] = {cell.__name__: cell for cell in (RNNCell, LSTMCell, GRUCell, *cells)}
     if name in own:
         return own[name]
     if name in ("rnn", "lstm", "gru"):
