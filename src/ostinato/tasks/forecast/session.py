@@ -310,8 +310,8 @@ class Session:
                 listed = ", ".join(frequency.format(np.array(missing[:5])))
                 raise DataError(
                     f"series {series!r}: known columns have no value at {len(missing)} of the "
-                    f"{engine.horizon} times of the forecast: {listed}; give rows with these times and the known "
-                    "columns as future"
+                    f"{engine.horizon} times of the forecast: {listed}; give rows with these times and "
+                    "the known columns as future"
                 )
             ahead[series] = np.stack([values for values in found if values is not None])
         return ahead
