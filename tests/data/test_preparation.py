@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from ostinato.data.preparation import Preparation, PreparedState
+from ostinato.data.memory import PreparedState
+from ostinato.data.preparation import Preparation
 from ostinato.errors import InputError
 
 H = 9

@@ -10,7 +10,8 @@ from typing import cast
 import numpy as np
 import torch
 
-from ostinato.data.preparation import Indices, Preparation, PreparedState
+from ostinato.data.memory import PreparedState
+from ostinato.data.preparation import Indices, Preparation
 from ostinato.data.smoothing import Floats, SmoothingParameters
 from ostinato.layers.heads import DistributionHead
 from ostinato.models.forecaster import AutoregressiveForecaster, DirectForecaster

@@ -20,13 +20,13 @@ from ostinato.tasks.forecast.calibration import Calibration
 from ostinato.tasks.forecast.engine import LEVELS, Engine
 from ostinato.tasks.forecast.rows import Columns, PreparedRows, prepare_rows, row_id
 from ostinato.tasks.forecast.settings import ForecastSettings
-from ostinato.tasks.forecast.windows import WindowShape, WindowSource, unit_of, window_batch
+from ostinato.tasks.forecast.validation import blend, calibrate, check_origins, validation_loss, witnesses
+from ostinato.tasks.forecast.windows import WindowShape, WindowSource, unit_of
 from ostinato.training.history import History
 from ostinato.training.loop import train
 from ostinato.training.settings import TrainingSettings
 
 _SHARD_CELLS = 40_000_000
-_ORIGINS = 400
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,9 @@ def fit_engine(
         settings.seed,
     )
     _start(model, first, limits[0], preparation, shape)
-    checks = _check_origins(shards, limits, split, source, settings)
+    checks = check_origins(source, settings)
     validation_started_s = time.monotonic()
-    _validation_loss(engine, checks, shape)
+    validation_loss(engine, checks, shape)
     spent_s = time.monotonic() - validation_started_s
     reserve_s = 1.0 + 4.0 * spent_s + (10.0 * spent_s if engine.is_autoregressive else 0.0)
     budget = (
@@ -112,7 +112,7 @@ def fit_engine(
         model,
         source,
         _training_settings(settings, budget, len(source)),
-        validate=lambda _: {"loss": _validation_loss(engine, checks, shape)},
+        validate=lambda _: {"loss": validation_loss(engine, checks, shape)},
         folder=folder,
         resume=resume,
         listeners=listeners,
@@ -120,9 +120,9 @@ def fit_engine(
         progress=settings.progress,
     )
     engine.device = str(next(model.parameters()).device)
-    witnesses = _witnesses(checks, settings.horizon)
-    _blend(engine, checks, witnesses)
-    engine = replace(engine, calibration=_calibrate(engine, checks, witnesses))
+    independent = witnesses(checks, settings.horizon)
+    blend(engine, checks, independent)
+    engine = replace(engine, calibration=calibrate(engine, checks, independent))
     return engine, history
 
 
@@ -268,65 +268,6 @@ def _start(
     model.start_from(torch.from_numpy(np.tile(mixture, (H, 1))).float(), torch.from_numpy(gaps).float())
 
 
-@dataclass(frozen=True)
-class Check:
-    """Validation origins in one group of prepared rows."""
-
-    prepared: PreparedRows
-    preparation: Preparation
-    rows: Indices
-    at: Indices
-    limits: Indices
-
-
-def _check_origins(
-    shards: list[Any], limits: list[Indices], split: Split, source: WindowSource, settings: ForecastSettings
-) -> Check:
-    """Origins spread over the validation part of up to 256 rows of the first group."""
-    prepared = source.shard(0)
-    train, end = limits[0], prepared.lengths
-    rng = np.random.default_rng(settings.seed)
-    chosen = np.sort(rng.permutation(len(train))[:256])
-    per_row = max(1, min(120, _ORIGINS // len(chosen)))
-    rows, at = [], []
-    for r in chosen:
-        last = max(int(end[r]) - settings.horizon, int(train[r]))
-        places = np.unique(np.linspace(train[r], last, per_row).astype(np.int64)) - 1
-        rows.append(np.full(len(places), r))
-        at.append(places)
-    row, place = np.concatenate(rows), np.concatenate(at)
-    return Check(prepared, source.preparation, row, place, end[row])
-
-
-def _validation_loss(engine: Engine, check: Check, shape: WindowShape) -> float:
-    """The training loss on the validation part, in the same unit."""
-    if engine.is_autoregressive:
-        wanted = np.unique(check.rows)
-        first = np.array([check.at[check.rows == r].min() for r in wanted])
-        starts = np.maximum(first - shape.context // 2, 0)
-        # Long validation parts are judged by their beginning, which bounds the memory.
-        longest = min(int((check.prepared.lengths[wanted] - starts).max()), 4 * shape.context + 2000)
-        batch = window_batch(
-            check.prepared,
-            check.preparation,
-            replace(shape, context=longest),
-            wanted,
-            starts,
-            np.zeros((len(wanted), 1), dtype=np.int64),
-            check.prepared.lengths[wanted],
-        )
-        steps = torch.arange(batch.x.shape[1])
-        batch["mask"] = batch.mask & (steps >= torch.from_numpy(first - starts)[:, None])
-        with torch.no_grad():
-            output = engine.model.loss(batch.to(engine.device))
-        return float(output.total / output.count.clamp(min=1))
-    device = next(engine.model.parameters()).device
-    engine.device = str(device)
-    quantiles = engine.relative_quantiles(check.prepared, check.rows, check.at, warm=4 * shape.context)
-    y, mask = check.prepared.targets(check.preparation, check.rows, check.at, shape.horizon, check.limits)
-    return float(_losses(check, quantiles, y, mask).mean())
-
-
 def _training_settings(settings: ForecastSettings, budget_s: float | None, epoch: int) -> TrainingSettings:
     fixed = settings.epochs is not None or settings.steps is not None
     return TrainingSettings(
@@ -346,63 +287,6 @@ def _training_settings(settings: ForecastSettings, budget_s: float | None, epoch
         patience_validations=None if fixed else settings.patience,
         seed=settings.seed,
     )
-
-
-def _witnesses(check: Check, horizon: int) -> float:
-    """How many independent windows validation has: as many as fit into it without overlap, over all rows."""
-    wanted = np.unique(check.rows)
-    first = np.array([check.at[check.rows == r].min() for r in wanted])
-    return float(np.maximum((check.prepared.lengths[wanted] - first) / horizon, 1.0).sum())
-
-
-def _blend(engine: Engine, check: Check, witnesses: float) -> None:
-    """Give the network the smallest share that is within one standard error of the best one.
-
-    What early stopping found on a handful of windows can be luck; on a random walk it always is. The rule is that
-    of Breiman et al. (1984) for pruning; the share decides between the network and the untrained mixture.
-    """
-    if not isinstance(engine.model, DirectForecaster):
-        return
-    shares = (0.0, 0.25, 0.5, 0.75, 1.0)
-    said = {}
-    for share in (0.0, 1.0):
-        engine.model.blend.fill_(share)
-        said[share] = engine.relative_quantiles(check.prepared, check.rows, check.at)
-    y, mask = check.prepared.targets(check.preparation, check.rows, check.at, engine.horizon, check.limits)
-    losses = np.stack([_losses(check, said[0.0] + s * (said[1.0] - said[0.0]), y, mask) for s in shares])
-    best = losses.mean(axis=1).argmin()
-    excess = losses - losses[best]
-    tolerated = excess.std(axis=1) / np.sqrt(witnesses)
-    chosen = int(np.flatnonzero(excess.mean(axis=1) <= tolerated)[0])
-    engine.model.blend.fill_(shares[chosen])
-
-
-def _losses(check: Check, quantiles: Any, y: Any, mask: Any) -> Any:
-    """Weighted pinball loss of every origin: (n,)."""
-    unit = unit_of(check.prepared, check.preparation, check.rows)
-    weight = np.clip(check.prepared.history.scale[check.rows, check.at] / unit, 0.0, 10.0)
-    error = y[..., None] - quantiles
-    levels = np.array(LEVELS)
-    loss = np.maximum(levels * error, (levels - 1) * error).mean(-1)
-    return (loss * mask).sum(axis=1) * weight / max(mask.sum(), 1) * len(y)
-
-
-def _calibrate(engine: Engine, check: Check, witnesses: float) -> Calibration:
-    """Conformal factors from the validation windows."""
-    if engine.is_autoregressive:
-        few = np.linspace(0, len(check.rows) - 1, min(len(check.rows), 100)).astype(np.int64)
-        paths = engine.preparation.forward(
-            engine.sample_paths(check.prepared, check.rows[few], check.at[few])
-        )
-        rows, at, limits = check.rows[few], check.at[few], check.limits[few]
-        last = check.prepared.history.filled[rows, at][:, None, None]
-        scale = check.prepared.history.scale[rows, at][:, None, None]
-        quantiles = np.moveaxis(np.quantile((paths - last) / scale, LEVELS, axis=1), 0, -1)
-    else:
-        rows, at, limits = check.rows, check.at, check.limits
-        quantiles = engine.relative_quantiles(check.prepared, rows, at)
-    y, mask = check.prepared.targets(check.preparation, rows, at, engine.horizon, limits)
-    return Calibration.fit(quantiles, y.astype(np.float64), mask, np.array(LEVELS), witnesses)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ostinato.data.frequency import Frequency
-from ostinato.data.preparation import History, Indices, Preparation, PreparedState
+from ostinato.data.memory import History
+from ostinato.data.preparation import Indices, Preparation
 from ostinato.data.smoothing import Floats, SmoothingParameters
 from ostinato.data.table import Series, SeriesTable
 
@@ -224,6 +225,3 @@ def _moments(parts: list[NDArray[np.float64]], columns: int) -> Floats:
 def _standard(values: NDArray[np.float64], moments: Floats) -> Floats:
     scaled = (values - moments[0]) / moments[1]
     return np.where(np.isnan(scaled), 0.0, scaled)
-
-
-__all__ = ["Columns", "PreparedRows", "PreparedState", "encoder_inputs", "prepare_rows", "row_id"]

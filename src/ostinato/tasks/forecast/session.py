@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ostinato.data.preparation import PreparedState
+from ostinato.data.memory import PreparedState
 from ostinato.data.table import SeriesTable, TableSchema
 from ostinato.data.times import TimeParser
 from ostinato.errors import DataError, InputError
