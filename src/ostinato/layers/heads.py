@@ -39,9 +39,11 @@ class QuantileHead(nn.Module):
         if (
             len(levels) % 2 == 0
             or list(levels) != sorted(set(levels))
-            or abs(levels[len(levels) // 2] - 0.5) > 1e-9
+            or any(abs(a + b - 1) > 1e-9 for a, b in zip(levels, reversed(levels), strict=True))
         ):
-            raise InputError(f"levels must rise, with 0.5 in the middle; got {list(levels)}")
+            raise InputError(
+                f"levels must rise, with 0.5 in the middle and the others in pairs; got {list(levels)}"
+            )
         self.anchors = anchors
         self.project = nn.Linear(features, anchors + len(levels))
         self.mixture = nn.Parameter(torch.zeros(horizon, anchors))
