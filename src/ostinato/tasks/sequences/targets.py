@@ -108,10 +108,10 @@ def _joined(y: Any, lengths: NDArray[np.int64], T: int, output: str) -> NDArray[
     """y as one array; ragged rows are padded to T."""
     rows = list(y) if isinstance(y, np.ndarray) and y.dtype == object and y.ndim == 1 else y
     if not isinstance(rows, list | tuple) or all(np.ndim(row) == 0 for row in rows):
-        return np.asarray(y)
+        return _array(rows)
     if len(rows) != len(lengths):
         raise SizeError(f"y has {len(rows)} rows, X has {len(lengths)} sequences; give one row for each")
-    arrays = [np.asarray(row) for row in rows]
+    arrays = [_array(row) for row in rows]
     sizes = np.array([len(row) if row.ndim else -1 for row in arrays])
     shapes = {row.shape[1:] for row in arrays}
     kinds = {row.dtype.kind for row in arrays if row.size}
@@ -133,6 +133,17 @@ def _joined(y: Any, lengths: NDArray[np.int64], T: int, output: str) -> NDArray[
     for place, array in zip(padded, arrays, strict=True):
         place[: len(array)] = array
     return padded
+
+
+def _array(values: Any) -> NDArray[Any]:
+    """As numpy has it, but for numbers beside text, which stay what they are."""
+    array = np.asarray(values)
+    is_mixed = (
+        array.dtype.kind == "U"
+        and isinstance(values, list | tuple)
+        and not all(isinstance(value, str) for value in values)
+    )
+    return np.asarray(values, dtype=object) if is_mixed else array
 
 
 def read_numbers(targets: Targets) -> Targets:
