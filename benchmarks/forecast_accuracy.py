@@ -1,11 +1,11 @@
-"""Forecast accuracy with the defaults of the command, on real series, several seeds, beside baselines and peers.
+"""Forecast accuracy with the defaults of the command: real series, several seeds, beside baselines and peers.
 
-    python benchmarks/forecast_accuracy.py --data FOLDER [--sets air,co2] [--seeds 3] [--max-time 240] [--json FILE]
+    python benchmarks/forecast_accuracy.py --data FOLDER [--sets air,co2] [--seeds 3] [--max-time 240]
 
 FOLDER holds the series by their usual names (ETTh1.csv or ETTh1.csv.xz, taylor.csv, AirPassengers.csv,
-vega-seattle-weather.csv, vega-co2-concentration.csv). Every window of a test part is forecast from all that precedes
-it, once trained. The peers' figures were measured elsewhere on the same windows: 70 s of training on one thread,
-NeuralForecast 3.3, Darts 0.48, GluonTS 0.17.
+vega-seattle-weather.csv, vega-co2-concentration.csv). Every window of a test part is forecast from all that
+precedes it, once trained. The peers' figures were measured elsewhere on the same windows: 70 s of training on
+one thread, NeuralForecast 3.3, Darts 0.48, GluonTS 0.17.
 """
 
 from __future__ import annotations
@@ -104,8 +104,7 @@ def _file(data: Path, chosen: Set, folder: Path) -> Path:
         return path
     import lzma
 
-    opened = lzma.open(path, "rt") if path.suffix == ".xz" else path.open()
-    with opened as lines:
+    with lzma.open(path, "rt") if path.suffix == ".xz" else path.open() as lines:
         kept = [line for line, _ in zip(lines, range(chosen.rows + 1), strict=False)]
     cut = folder / chosen.file
     cut.write_text("".join(kept))

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ostinato.data.series import SeriesSpec, drop_short, read_series, require_future, table_from_frame
+from ostinato.data.series import SeriesSpec, drop_short, require_future
 from ostinato.data.table import Names, Note, SeriesTable, TableSchema
 from ostinato.errors import DataError, InputError
 from ostinato.models.forecaster import check_cell
@@ -22,6 +22,7 @@ from ostinato.tasks.forecast.fitting import fit_engine
 from ostinato.tasks.forecast.rows import PreparedRows, prepare_rows, row_id
 from ostinato.tasks.forecast.session import Session
 from ostinato.tasks.forecast.settings import ForecastSettings
+from ostinato.tasks.forecast.tables import like, read_table, with_season
 from ostinato.training.metrics import seasonal_naive_scale
 from ostinato.training.run_folder import RunFolder, is_committed
 
@@ -102,7 +103,7 @@ class Forecaster(Estimator):
         self,
         data: Any,
         *,
-        target: Names,
+        target: Names | None = None,
         time: str | int | None = None,
         series: str | int | None = None,
         known: Names = (),
@@ -123,7 +124,8 @@ class Forecaster(Estimator):
         """Learn from a file, a pandas, polars or pyarrow table, or a dict of columns.
 
         Args:
-            data: the file or table, in long format: one row per series and time.
+            data: the file or table, in long format: one row per series and time; or a `SeriesTable`, whose
+                columns have their roles already.
             target, time, series, known, observed, static: columns and their roles, as in `SeriesSpec`.
             frequency, start: of a table without times.
             time_format, separator, decimal, encoding, header: how a file is written.
@@ -141,23 +143,31 @@ class Forecaster(Estimator):
         if folder is not None and resume and is_committed(folder):
             return self._take_over(RunFolder.open(folder))
         check_cell(settings.cell, settings.hidden_size, settings.num_layers)
-        spec = SeriesSpec(
-            target=target,
-            time=time,
-            series=series,
-            known=known,
-            observed=observed,
-            static=static,
-            frequency=frequency,
-            start=start,
-            time_format=time_format,
-            separator=separator,
-            decimal=decimal,
-            encoding=encoding,
-            header=header,
+        if (target is None) != isinstance(data, SeriesTable):
+            raise InputError(
+                "target: expected the column to forecast; only a SeriesTable names its own columns"
+            )
+        spec = (
+            None
+            if target is None
+            else SeriesSpec(
+                target=target,
+                time=time,
+                series=series,
+                known=known,
+                observed=observed,
+                static=static,
+                frequency=frequency,
+                start=start,
+                time_format=time_format,
+                separator=separator,
+                decimal=decimal,
+                encoding=encoding,
+                header=header,
+            )
         )
-        table = _read(data, spec=spec, future=future)
-        table = table if settings.season is None else _with_season(table, settings.season)
+        table = read_table(data, spec=spec, future=future)
+        table = table if settings.season is None else with_season(table, settings.season)
         table = drop_short(table, settings.minimum_length + settings.test)
         run = None if folder is None else RunFolder.create(folder, exist_ok=resume)
         try:
@@ -300,7 +310,7 @@ class Forecaster(Estimator):
                     columns[f"q{level:g}"] += said.quantiles[r, :, q].tolist()
         if len(table.targets) == 1:
             del columns["target"]
-        return _like(data, columns)
+        return like(data, columns)
 
     def read(self, data: Any, future: Any = None) -> SeriesTable:
         """The table that `evaluate` and `predict` see: data in the form that `fit` took, read as `fit` read
@@ -355,7 +365,7 @@ class Forecaster(Estimator):
     # --------------------------------------------------------------------------------------- internal
 
     def _table(self, data: Any, future: Any) -> SeriesTable:
-        table = _read(data, schema=self.schema_, future=future)
+        table = read_table(data, schema=self.schema_, future=future)
         empty = [s.id for s in table.series if np.isnan(s.values).all()]
         if len(empty) == len(table.series):
             raise DataError("no series has any target value to forecast from", path=table.source)
@@ -364,7 +374,7 @@ class Forecaster(Estimator):
             table = table.with_notes(
                 Note("empty series", f"{len(empty)} series without values left out", len(empty))
             )
-        return _with_season(table, self.schema_.frequency.season) if self.season else table
+        return with_season(table, self.schema_.frequency.season) if self.season else table
 
     def _prepare(self, table: SeriesTable, members: Sequence[tuple[int, int]]) -> PreparedRows:
         engine: Engine = self.engine_
@@ -395,27 +405,3 @@ class Forecaster(Estimator):
             steps = table.frequency.index(series.start, np.array([end], dtype="datetime64[s]"))
             seen.append(max(int(steps[0]) + 1, 0))
         return seen
-
-
-def _read(
-    data: Any, *, spec: SeriesSpec | None = None, schema: TableSchema | None = None, future: Any
-) -> SeriesTable:
-    if isinstance(data, str | Path):
-        return read_series(data, spec=spec, schema=schema, future=future)
-    return table_from_frame(data, spec, schema=schema, future=future)
-
-
-def _with_season(table: SeriesTable, season: int) -> SeriesTable:
-    from dataclasses import replace
-
-    return replace(table, frequency=table.frequency.with_season(season))
-
-
-def _like(data: Any, columns: dict[str, list[Any]]) -> Any:
-    """A table of the same kind as `data`; a dict of columns for files and dicts."""
-    if isinstance(data, str | Path | dict):
-        return columns
-    import narwhals as nw
-
-    frame = nw.from_native(data, eager_only=True)
-    return nw.from_dict(columns, backend=frame.implementation).to_native()
