@@ -148,6 +148,15 @@ def test_targets_far_from_zero_are_learned_in_their_own_unit(rng):
     assert np.abs(said[:, 2] - 7).max() < 0.5
 
 
+def test_small_differences_between_large_inputs_are_seen(rng):
+    """Such as times in seconds since 1970, of which float32 sees two minutes."""
+    X = rng.normal(size=(200, 5, 1))
+    y = X.sum(axis=(1, 2))
+    model = regressor(hidden_size=16, epochs=20, learning_rate=1e-2).fit(1.7e9 + X, y)
+    r2 = model.score(1.7e9 + X, y)
+    assert r2 > 0.9, f"R² {r2:.3f}"
+
+
 # -------------------------------------------------------------------------------------- forms of X and y
 
 REGRESSION = {
@@ -323,6 +332,10 @@ def test_scikit_learn_clones_and_searches(rng):
     grid = {"hidden_size": np.array([4, 8]), "cell": ["rnn", "gru"]}
     search = selection.GridSearchCV(classifier(epochs=1), grid, cv=2).fit(X, y)
     assert search.best_estimator_.predict(X).shape == (24,)
+    pipeline = pytest.importorskip("sklearn.pipeline").make_pipeline(
+        pytest.importorskip("sklearn.preprocessing").StandardScaler(), regressor(epochs=1)
+    )
+    assert pipeline.fit(np.eye(24), np.arange(24.0)).predict(np.eye(24)).shape == (24,)
     scores = selection.cross_val_score(regressor(epochs=1), X, np.arange(24.0), cv=3)
     assert np.isfinite(scores).all()
     assert len(scores) == 3
@@ -569,6 +582,7 @@ def spoiled(rng, value):
 BAD = {
     "NaN in X": (lambda r: {"X": spoiled(r, np.nan)}, DataError, r"X\[6\].*step 2, column 1 is NaN"),
     "infinite X": (lambda r: {"X": spoiled(r, np.inf)}, DataError, r"X\[6\].*step 2, column 1"),
+    "huge X": (lambda r: {"X": spoiled(r, 1e300)}, DataError, "too large to have a variance"),
     "text in X": (lambda r: {"X": np.array([["a", "b"]] * 10)}, DataError, "X: expected numbers"),
     "widths": (lambda r: {"X": [np.ones((3, 2)), np.ones((3, 1))] * 5}, SizeError, r"X\[1\].*width 1"),
     "four axes": (lambda r: {"X": np.ones((10, 2, 2, 2))}, SizeError, r"\(10, 2, 2, 2\)"),
@@ -675,6 +689,8 @@ def test_data_unlike_that_of_fit_are_refused(rng):
         model.predict(X[:, :, :1])
     with pytest.raises(SizeError, match="9 rows"):
         model.score(X, y[:9])
+    with pytest.raises(DataError, match=r"X\[6\]: the value 1e\+300 at step 2, column 1 is too large"):
+        model.predict(spoiled(rng, 1e300))
     tagger = regressor().fit(X, X[..., 0])
     with pytest.raises(SizeError, match="columns"):
         tagger.score(X, X)

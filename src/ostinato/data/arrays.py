@@ -13,18 +13,19 @@ FORMS = "an array (N, T, D) or (N, T), or a list of N arrays (T_i, D) or (T_i,)"
 
 
 def sequences_from(
-    X: Any, lengths: Any = None, *, name: str = "X"
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """N sequences to a padded float32 array (N, T, D) and their lengths, int64 (N,).
+    X: Any, lengths: Any = None, *, name: str = "X", dtype: Any = np.float32
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """N sequences to a padded array (N, T, D) and their lengths, int64 (N,).
 
     Args:
         X: an array (N, T, D) or (N, T), or a list of N arrays (T_i, D) or (T_i,); one axis means D = 1.
         lengths: how many steps of each row of an array are real (0 to T); the rest is padding, set to 0.
         name: of the argument, for messages.
+        dtype: float32, or float64 where small differences between large numbers matter.
 
     Raises:
         SizeError: axes, widths or lengths do not fit.
-        DataError: a value is not a number, NaN or infinite, or too large for float32; names the row and the
+        DataError: a value is not a number, NaN or infinite, or too large for the dtype; names the row and the
             step.
 
     Cost: one copy.
@@ -32,7 +33,7 @@ def sequences_from(
     if _is_ragged(X):
         if lengths is not None:
             raise SizeError(f"{name}: a list has its own lengths; leave out lengths, or pass one array")
-        return _from_list(list(X), name)
+        return _from_list(list(X), name, dtype)
     array = _floats(X, name)
     if array.ndim == 2:
         array = array[:, :, None]
@@ -43,7 +44,7 @@ def sequences_from(
         raise SizeError(f"{name}: expected one sequence or more of width 1 or more, found {array.shape}")
     counts = _lengths(lengths, N, T)
     with np.errstate(over="ignore"):  # an overflow is reported below, with its place
-        padded = array.astype(np.float32)
+        padded = array.astype(dtype)
     padded[np.arange(T) >= counts[:, None]] = 0
     _refuse_not_finite(padded, name)
     return padded, counts
@@ -64,7 +65,7 @@ def _is_ragged(X: Any) -> bool:
     return False
 
 
-def _from_list(rows: list[Any], name: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def _from_list(rows: list[Any], name: str, dtype: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
     arrays = []
     for i, row in enumerate(rows):
         array = _floats(row, f"{name}[{i}]")
@@ -81,7 +82,7 @@ def _from_list(rows: list[Any], name: str) -> tuple[NDArray[np.float32], NDArray
     counts = np.array([len(array) for array in arrays], np.int64)
     if D == 0:
         raise SizeError(f"{name}: expected sequences of width 1 or more, found width 0")
-    padded = np.zeros((len(arrays), int(counts.max()), D), np.float32)
+    padded = np.zeros((len(arrays), int(counts.max()), D), dtype)
     for i, array in enumerate(arrays):
         if len(array):
             with np.errstate(over="ignore"):
@@ -116,11 +117,11 @@ def _lengths(lengths: Any, N: int, T: int) -> NDArray[np.int64]:
     return counts.astype(np.int64)
 
 
-def _refuse_not_finite(padded: NDArray[np.float32], name: str) -> None:
+def _refuse_not_finite(padded: NDArray[Any], name: str) -> None:
     wrong = ~np.isfinite(padded)
     if wrong.any():
         row, step, column = map(int, np.argwhere(wrong)[0])
-        kind = "NaN" if np.isnan(padded[row, step, column]) else "infinite or too large for float32"
+        kind = "NaN" if np.isnan(padded[row, step, column]) else f"infinite or too large for {padded.dtype}"
         raise DataError(
             f"{name}[{row}]: the value at step {step}, column {column} is {kind}; replace it, or shorten the "
             "sequence with lengths"

@@ -177,7 +177,7 @@ class SequenceEstimator(Estimator):
         return Split(part, checks, part.targets)
 
     def _part(self, X: Any, y: Any, lengths: Any, output: str) -> Part:
-        x, counts = sequences_from(X, lengths)
+        x, counts = sequences_from(X, lengths, dtype=np.float64)
         if not counts.any():
             raise SizeError("X: every sequence is empty; at least one needs a step")
         return Part(x, counts, self._read_values(read_targets(y, counts, x.shape[1], output)))
@@ -311,14 +311,14 @@ class SequenceEstimator(Estimator):
     def _said(self, X: Any, lengths: Any) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
         """What the network says, and the lengths where the answer is to be a list of ragged arrays."""
         network: Network = self._require_fitted("network_")
-        x, counts = sequences_from(X, lengths)
+        x, counts = sequences_from(X, lengths, dtype=np.float64)
         self._check_width(x, self.n_features_in_)
         said = network.outputs(network.prepare(x, counts))
         is_list = isinstance(X, list | tuple) or (isinstance(X, np.ndarray) and X.dtype.kind == "O")
         has_ends = self.output_ == "step" and (is_list or lengths is not None)
         return said, counts if has_ends else None
 
-    def _check_width(self, x: NDArray[np.float32], D: int) -> None:
+    def _check_width(self, x: NDArray[Any], D: int) -> None:
         if x.shape[2] != D:
             raise SizeError(f"X has width {x.shape[2]}, the training data had {D}; pass the same inputs")
 

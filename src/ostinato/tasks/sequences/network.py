@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ostinato.errors import DataError
 from ostinato.models.labeller import Labeller
 from ostinato.tasks.sequences.targets import Targets
 from ostinato.types import Batch
@@ -32,9 +33,14 @@ class Scaling:
     def fit(cls, flat: NDArray[Any]) -> Self:
         """From the rows (n, C) that count."""
         values = flat.astype(np.float64)
-        mean = values.mean(axis=0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean, scale = values.mean(axis=0), values.std(axis=0)
         is_constant = values.max(axis=0) == values.min(axis=0)
-        return cls(np.where(is_constant, values[0], mean), np.where(is_constant, 1.0, values.std(axis=0)))
+        if not np.isfinite(scale[~is_constant]).all():
+            raise DataError(
+                f"values up to {np.abs(values).max():g} are too large to have a variance; divide them first"
+            )
+        return cls(np.where(is_constant, values[0], mean), np.where(is_constant, 1.0, scale))
 
     @classmethod
     def none(cls, columns: int) -> Self:
@@ -66,12 +72,12 @@ class Part:
     """Sequences in the network's unit, with their targets where these are known.
 
     Attributes:
-        x: (N, T, D) float32.
+        x: (N, T, D), float32 once it is scaled.
         lengths: (N,).
         targets: numbers (N, C) or (N, T, C), class numbers (N,) or (N, T); or None.
     """
 
-    x: NDArray[np.float32]
+    x: NDArray[Any]
     lengths: NDArray[np.int64]
     targets: Targets | None = None
 
@@ -114,11 +120,24 @@ class Network:
         """Where the network is."""
         return next(self.model.parameters()).device
 
-    def prepare(self, x: NDArray[np.float32], lengths: NDArray[np.int64]) -> Part:
-        """Sequences as `sequences_from` gives them, scaled in place."""
-        for first in range(0, len(x), 1024):
-            x[first : first + 1024] = self.inputs.forward(x[first : first + 1024])
-        return Part(x, lengths)
+    def prepare(self, x: NDArray[np.float64], lengths: NDArray[np.int64]) -> Part:
+        """Sequences as `sequences_from` gives them, scaled before they lose their last digits to float32.
+
+        Raises:
+            DataError: a value that float32 cannot hold.
+        """
+        scaled = np.empty(x.shape, np.float32)
+        with np.errstate(over="ignore"):
+            for first in range(0, len(x), 1024):
+                scaled[first : first + 1024] = self.inputs.forward(x[first : first + 1024])
+        wrong = ~np.isfinite(scaled)
+        if wrong.any():
+            row, step, column = map(int, np.argwhere(wrong)[0])
+            raise DataError(
+                f"X[{row}]: the value {x[row, step, column]:g} at step {step}, column {column} is too large "
+                "for float32; divide the column, or leave scale_inputs on"
+            )
+        return Part(scaled, lengths)
 
     @torch.no_grad()
     def outputs(self, part: Part) -> NDArray[np.float32]:
