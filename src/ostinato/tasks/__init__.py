@@ -14,6 +14,7 @@ from ostinato.training.run_folder import RunFolder
 # cannot name a module that is not in this table.
 KINDS: dict[str, str] = {
     "forecast": "ostinato.tasks.forecast:Forecaster",
+    "imputer": "ostinato.tasks.forecast.imputation:Imputer",
     "sequence_regressor": "ostinato.tasks.sequences:SequenceRegressor",
     "sequence_classifier": "ostinato.tasks.sequences:SequenceClassifier",
 }
