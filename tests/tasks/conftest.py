@@ -9,7 +9,7 @@ QUICK = {"members": 1, "hidden_size": 8, "steps": 30, "progress": "quiet", "path
 
 
 def long_table(lengths=(96, 60, 75), seed=0, targets=1, extras=True, missing=0.05):
-    """Monthly series below each other; `price` moves the target, `rain` is only observed, `region` is static."""
+    """Monthly series below each other; `price` moves the target, `rain` is observed, `region` static."""
     rng = np.random.default_rng(seed)
     columns = {"id": [], "month": [], "y": []}
     columns |= {f"y{c}": [] for c in range(1, targets)}

@@ -125,7 +125,10 @@ def score_baselines(
             origins = _with_history(values, windows.origins[i])
             if not len(origins):
                 continue
-            rows.append(SeriesWindows(values, windows.trained[i], origins, table.frequency.season))
+            trained = windows.trained[i]
+            # A target that begins later than the others is learned from what precedes its own first window.
+            trained = trained if (~np.isnan(values[:trained])).any() else int(origins[0])
+            rows.append(SeriesWindows(values, trained, origins, table.frequency.season))
             actual.append(values[origins[:, None] + np.arange(horizon)])
             scale += [scales[i * C + c]] * len(origins)
     scores, notes = {}, []
