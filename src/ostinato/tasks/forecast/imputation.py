@@ -44,7 +44,7 @@ class Imputer(Estimator):
     reads on both sides of a gap. Training hides known values in gaps as long as the real ones; untrained it
     is the best mixture of the estimates, and training is kept only as far as it helps on held-out gaps, which
     also calibrate the intervals. Parameters are explained in `ImputationSettings`, which holds their
-    defaults. With `steps` as the budget the same seed gives the same bits; a time limit ends where it ends.
+    defaults. With `training_steps` the same seed gives the same bits; a time limit ends where it ends.
 
     Attributes (after `fit`):
         engine_: network, scaling and calibration.
@@ -67,7 +67,7 @@ class Imputer(Estimator):
         transform: str = _S.transform,
         batch_size: int = _S.batch_size,
         learning_rate: float = _S.learning_rate,
-        steps: int | None = _S.steps,
+        training_steps: int | None = _S.training_steps,
         max_time_s: float | None = _S.max_time_s,
         patience: int | None = _S.patience,
         seed: int = _S.seed,
@@ -85,7 +85,7 @@ class Imputer(Estimator):
         self.transform = transform
         self.batch_size = batch_size
         self.learning_rate = learning_rate
-        self.steps = steps
+        self.training_steps = training_steps
         self.max_time_s = max_time_s
         self.patience = patience
         self.seed = seed

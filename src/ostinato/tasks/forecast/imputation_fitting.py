@@ -23,7 +23,7 @@ from ostinato.training.loop import train
 from ostinato.training.settings import TrainingSettings
 
 TRANSFORMS = ("auto", "none", "log")
-_SURVEY_WINDOWS = 512
+_SURVEY_WINDOWS = 256
 _AT_ONCE = 64
 
 
@@ -58,12 +58,12 @@ class ImputationSettings:
     """Windows of one optimizer step."""
     learning_rate: float = 2e-3
     """Of AdamW; the weights that are kept are a moving average."""
-    steps: int | None = None
+    training_steps: int | None = None
     """Optimizer steps; None: until the validation loss stops improving, or time is up."""
     max_time_s: float | None = 60.0
     """Wall time of the fit in seconds, validation included; None: no limit."""
     patience: int | None = 10
-    """Validations without improvement after which training stops; not used with `steps`."""
+    """Validations without improvement after which training stops; not used with `training_steps`."""
     seed: int = 0
     """Of initial weights, hidden values and dropout."""
     device: str = "cpu"
@@ -75,7 +75,7 @@ class ImputationSettings:
         if self.transform not in TRANSFORMS:
             raise InputError(f"transform is {self.transform!r}; expected one of: {', '.join(TRANSFORMS)}")
         always = ("hidden_size", "num_layers", "members", "batch_size")
-        for name in (*always, "season", "window", "steps", "patience", "backcast_steps"):
+        for name in (*always, "season", "window", "training_steps", "patience", "backcast_steps"):
             value = getattr(self, name)
             least = 0 if name == "backcast_steps" else 1
             if value is None and name not in always:
@@ -88,8 +88,8 @@ class ImputationSettings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"{name} must be above 0, got {value!r}")
-        if self.steps is None and self.patience is None and self.max_time_s is None:
-            raise InputError("training has no end; set one of steps, patience, max_time_s")
+        if self.training_steps is None and self.patience is None and self.max_time_s is None:
+            raise InputError("training has no end; set one of training_steps, patience, max_time_s")
 
 
 @dataclass
@@ -308,7 +308,7 @@ def _mixture(errors: Floats, classes: Indices, evidence: int) -> Floats:
 
 def _training_settings(settings: ImputationSettings, budget_s: float | None) -> TrainingSettings:
     return TrainingSettings(
-        steps=settings.steps,
+        steps=settings.training_steps,
         max_time_s=budget_s,
         optimizer="adamw",
         learning_rate=settings.learning_rate,
@@ -320,7 +320,7 @@ def _training_settings(settings: ImputationSettings, budget_s: float | None) -> 
         validate_first=True,
         validate_every_epochs=None,
         validate_every_steps=25,
-        patience_validations=None if settings.steps is not None else settings.patience,
+        patience_validations=None if settings.training_steps is not None else settings.patience,
         seed=settings.seed,
     )
 
