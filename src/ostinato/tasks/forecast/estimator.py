@@ -335,7 +335,7 @@ class Forecaster(Estimator):
 
     def backcast(self, data: Any, steps: int, **options: Any) -> Any:
         """The `steps` values before the start of every series, from what follows them; see `Imputer`."""
-        return self._imputer(data, options).backcast(data, steps)
+        return self._imputer(data, {"backcast_steps": steps} | options).backcast(data, steps)
 
     def _imputer(self, data: Any, options: dict[str, Any]) -> Any:
         from ostinato.tasks.forecast.imputation import Imputer
