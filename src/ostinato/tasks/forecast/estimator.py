@@ -341,8 +341,8 @@ class Forecaster(Estimator):
         from ostinato.tasks.forecast.imputation import Imputer
 
         self._require_fitted("engine_")
-        given = {"seed": self.seed, "device": self.device, "progress": self.progress} | options
-        return Imputer(**given).fit_schema(data, self.schema_)
+        given: dict[str, Any] = {"seed": self.seed, "device": self.device, "progress": self.progress}
+        return Imputer(**(given | options)).fit_schema(data, self.schema_)
 
     # ---------------------------------------------------------------------------------------- storage
 
