@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 import ostinato as ot
+from ostinato.tasks.forecast import backtest
+from ostinato.tasks.forecast.baselines import BASELINES
 
 QUICK = {"members": 1, "hidden_size": 8, "steps": 30, "progress": "quiet", "paths": 40}
 
@@ -54,15 +56,31 @@ def kit():
     )
 
 
+@pytest.fixture(scope="session")
+def fast_baselines():
+    """The baselines without ETS, whose search takes longer than a small network's training."""
+    return {name: make for name, make in BASELINES.items() if name != "ets"}
+
+
+@pytest.fixture
+def without_ets(monkeypatch, fast_baselines):
+    """For tests that are not about scores."""
+    monkeypatch.setattr(backtest, "BASELINES", fast_baselines)
+
+
 @pytest.fixture(scope="session", params=["quantile", "student_t"])
-def fitted(request):
+def fitted(request, fast_baselines):
     """A forecaster with every kind of column, fitted up to the last 12 rows, and the whole table."""
     table = long_table()
-    return quick(head=request.param, test=12).fit(table, **ALL_ROLES), table
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backtest, "BASELINES", fast_baselines)
+        return quick(head=request.param, test=12).fit(table, **ALL_ROLES), table
 
 
 @pytest.fixture(scope="session")
-def plain():
+def plain(fast_baselines):
     """A quantile forecaster of one target without other columns, and its table."""
     table = long_table(extras=False, missing=0.0)
-    return quick().fit(table, **ROLES), table
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backtest, "BASELINES", fast_baselines)
+        return quick().fit(table, **ROLES), table

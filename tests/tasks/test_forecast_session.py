@@ -13,6 +13,8 @@ import ostinato as ot
 from ostinato.errors import DataError, InputError
 from ostinato.tasks.forecast import session as sessions
 
+pytestmark = pytest.mark.usefixtures("without_ets")
+
 
 def offline(model, table, known_until=None):
     """Distributions at every origin of every row, keyed by (series, steps known)."""

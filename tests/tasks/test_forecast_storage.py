@@ -15,6 +15,8 @@ from ostinato.tasks.forecast import fitting
 from ostinato.tasks.forecast.windows import WindowSource
 from ostinato.training.run_folder import RunFolder
 
+pytestmark = pytest.mark.usefixtures("without_ets")
+
 
 class LeakyCell(ot.Cell):
     """A user's cell: h' = a·h + (1 - a)·tanh(W x)."""
