@@ -122,7 +122,8 @@ def test_awkward_rows_stay_finite(row):
     anchors = preparation.anchors(history.state, preparation.smoothing, H)
     for array in (history.features, history.scale, history.filled, anchors, preparation.unit):
         assert np.isfinite(array).all()
-    assert (history.scale > 0).all() and np.abs(history.features).max() <= 5
+    assert (history.scale > 0).all()
+    assert np.abs(history.features).max() <= 5
 
 
 def test_a_quiet_start_does_not_shrink_the_unit_to_nothing():

@@ -6,7 +6,8 @@ import torch
 import ostinato as ot
 from ostinato.errors import InputError
 from ostinato.layers.heads import DISTRIBUTIONS
-from ostinato.models.forecaster import AutoregressiveForecaster, DirectForecaster, check_cell, recurrent_layer
+from ostinato.models.encoder import build_encoder, check_cell
+from ostinato.models.forecaster import AutoregressiveForecaster, DirectForecaster
 from ostinato.types import Batch
 
 LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -142,8 +143,8 @@ def test_draws_at_an_origin_do_not_depend_on_the_others(name, paths):
 
 
 def test_unknown_names_are_refused_with_the_known_ones():
-    with pytest.raises(InputError, match=r"'lstn'.*rnn, lstm, gru"):
-        recurrent_layer("lstn", 1, 1, 1)
+    with pytest.raises(InputError, match=r"'lstn'.*'rnn', 'lstm', 'gru'"):
+        build_encoder("lstn", 1, 1, 1)
     with pytest.raises(InputError, match=r"'quantile'.*known distributions: gaussian"):
         AutoregressiveForecaster(D, A, "quantile")
 

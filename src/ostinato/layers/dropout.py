@@ -44,6 +44,14 @@ class MaskKey(nn.Module):
         super().__init__()
         self.value: int | None = None
 
+    def set_mask_key(self, seed: int, step: int) -> None:
+        """Take the key of this seed and optimizer step; the training loop calls it before each step."""
+        # splitmix64's finaliser over both numbers, in Python's exact integers.
+        value = (seed * 0x9E3779B97F4A7C15 + step + 1) % 2**64
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            value = (value ^ (value >> shift)) * factor % 2**64
+        self.value = (value ^ (value >> 31)) % 2**62
+
     def draw(self, batch_size: int, device: torch.device) -> Tensor:
         """(B,) int64: the key that was set, or a fresh one from torch's default generator."""
         value = int(torch.randint(0, 2**62, ())) if self.value is None else self.value
@@ -56,22 +64,18 @@ def set_mask_key(module: nn.Module, seed: int, step: int) -> None:
     Call it before each optimizer step's forward passes; the same pair gives the same masks again, in
     any process. `reset_mask_key` returns to drawing keys from torch's generator.
     """
-    # splitmix64's finaliser over both numbers, in Python's exact integers.
-    value = (seed * 0x9E3779B97F4A7C15 + step + 1) % 2**64
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        value = (value ^ (value >> shift)) * factor % 2**64
-    _set_keys(module, (value ^ (value >> 31)) % 2**62)
+    for part in _keys(module):
+        part.set_mask_key(seed, step)
 
 
 def reset_mask_key(module: nn.Module) -> None:
     """Draw keys from torch's generator again."""
-    _set_keys(module, None)
+    for part in _keys(module):
+        part.value = None
 
 
-def _set_keys(module: nn.Module, value: int | None) -> None:
-    for part in module.modules():
-        if isinstance(part, MaskKey):
-            part.value = value
+def _keys(module: nn.Module) -> list[MaskKey]:
+    return [part for part in module.modules() if isinstance(part, MaskKey)]
 
 
 @dataclass(frozen=True)

@@ -15,59 +15,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ostinato.errors import InputError
 from ostinato.layers.cells import Cell
-from ostinato.layers.gated import GRU, LSTM, RNN
 from ostinato.layers.heads import DistributionHead, QuantileHead, distribution_head
-from ostinato.layers.recurrent import Recurrent
 from ostinato.layers.stack import Stack
+from ostinato.models.encoder import build_encoder
 from ostinato.types import Batch, LossOutput, State
-
-CELLS = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
-
-
-def recurrent_layer(cell: str | type[Cell], input_size: int, hidden_size: int, num_layers: int) -> Stack:
-    """A stack by the name of its cell, or of a user's `Cell` class.
-
-    Raises:
-        InputError: an unknown name, with the known ones.
-    """
-    if isinstance(cell, str):
-        if cell not in CELLS:
-            raise InputError(f"cell is {cell!r}; known cells: {', '.join(CELLS)}, or a Cell class")
-        return CELLS[cell](input_size, hidden_size, num_layers)
-    return Recurrent(
-        [cell(input_size if layer == 0 else hidden_size, hidden_size) for layer in range(num_layers)]
-    )
-
-
-def check_cell(cell: str | type[Cell], hidden_size: int, num_layers: int) -> None:
-    """Build a small layer and run one step, so that a cell that cannot work is refused before data are read.
-
-    Raises:
-        InputError: an unknown name, something that is no `Cell` class, one whose constructor does not take
-            (input_size, hidden_size), or whose output is not hidden_size wide.
-    """
-    if isinstance(cell, str):
-        recurrent_layer(cell, 1, 1, 1)
-        return
-    if not (isinstance(cell, type) and issubclass(cell, Cell)):
-        raise InputError(
-            f"cell is {cell!r}; expected one of: {', '.join(CELLS)}, or a Cell class (not an instance)"
-        )
-    try:
-        layer = recurrent_layer(cell, 3, hidden_size, num_layers)
-        with torch.no_grad():
-            y, _ = layer.step(torch.zeros(2, 3), layer.initial_state(2))
-    except (TypeError, NotImplementedError, AttributeError, RuntimeError) as error:
-        raise InputError(
-            f"cell {cell.__name__} cannot be used: {error}; it must be built by {cell.__name__}(input_size, "
-            "hidden_size), set input_size, output_size and state_shapes, and define step"
-        ) from error
-    if y.shape != (2, hidden_size):
-        raise InputError(
-            f"cell {cell.__name__} gives outputs of width {y.shape[-1]}, expected hidden_size={hidden_size}"
-        )
 
 
 class _Encoder(nn.Module):
@@ -78,7 +30,7 @@ class _Encoder(nn.Module):
     ):
         super().__init__()
         self.stacks = nn.ModuleList(
-            recurrent_layer(cell, input_size, hidden_size, num_layers) for _ in range(members)
+            build_encoder(cell, input_size, hidden_size, num_layers) for _ in range(members)
         )
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:

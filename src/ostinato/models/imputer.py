@@ -15,12 +15,9 @@ from torch import Tensor, nn
 
 from ostinato.errors import InputError
 from ostinato.layers.cells import Cell
-from ostinato.layers.gated import GRU, LSTM, RNN
 from ostinato.layers.heads import QuantileHead
-from ostinato.layers.recurrent import Recurrent
+from ostinato.models.encoder import build_encoder
 from ostinato.types import Batch, LossOutput, State
-
-CELLS = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
 
 
 class BidirectionalImputer(nn.Module):
@@ -59,7 +56,8 @@ class BidirectionalImputer(nn.Module):
     ):
         super().__init__()
         self.stacks = nn.ModuleList(
-            _bidirectional(cell, input_size, hidden_size, num_layers) for _ in range(members)
+            build_encoder(cell, input_size, hidden_size, num_layers, bidirectional=True)
+            for _ in range(members)
         )
         width = 2 * hidden_size
         self.decoders = nn.ModuleList(
@@ -121,11 +119,3 @@ class BidirectionalImputer(nn.Module):
         per_target = head.loss(quantiles, batch.y).mean(0)
         mask = batch.mask.to(per_target.dtype)
         return LossOutput((per_target * mask * batch.weight).sum(), mask.sum(), None)
-
-
-def _bidirectional(cell: str | type[Cell], input_size: int, hidden_size: int, num_layers: int) -> nn.Module:
-    if isinstance(cell, str):
-        if cell not in CELLS:
-            raise InputError(f"cell is {cell!r}; known cells: {', '.join(CELLS)}, or a Cell class")
-        return CELLS[cell](input_size, hidden_size, num_layers, bidirectional=True)
-    return Recurrent(cell(input_size, hidden_size), num_layers, bidirectional=True)

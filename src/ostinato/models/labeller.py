@@ -10,13 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ostinato.errors import InputError
-from ostinato.layers import dropout
 from ostinato.layers.arguments import check_sizes
 from ostinato.layers.cells import Cell
 from ostinato.layers.options import check_choice
-from ostinato.layers.recurrent import Recurrent
-from ostinato.layers.stack import Stack
-from ostinato.models.forecaster import CELLS
+from ostinato.models.encoder import build_encoder
 from ostinato.types import POOLINGS, Batch, LossOutput, Output, State
 
 
@@ -138,10 +135,6 @@ class Labeller(nn.Module):
         """The state before the first step."""
         return self.encoder.initial_state(batch_size)
 
-    def set_mask_key(self, seed: int, step: int) -> None:
-        """Draw dropout masks for this seed and optimizer step."""
-        dropout.set_mask_key(self.encoder, seed, step)
-
     def loss(self, batch: Batch, state: State | None = None) -> LossOutput:
         """The objective, summed over all real targets.
 
@@ -176,30 +169,3 @@ class Labeller(nn.Module):
                 f"Labeller.loss: y has shape {tuple(y.shape)}, expected {tuple(expected)} for "
                 f"objective={self.objective!r} with per_step={self.per_step}"
             )
-
-
-def build_encoder(
-    cell: str | type[Cell],
-    input_size: int,
-    hidden_size: int,
-    num_layers: int,
-    *,
-    bidirectional: bool = False,
-    **options: Any,
-) -> Stack:
-    """Recurrent layers by the name of their cell, or of a user's `Cell` class.
-
-    Raises:
-        InputError: an unknown cell or option, with the known ones.
-    """
-    if isinstance(cell, str):
-        check_choice("Labeller", "cell", cell, CELLS)
-        return CELLS[cell](input_size, hidden_size, num_layers, bidirectional=bidirectional, **options)
-    if not (isinstance(cell, type) and issubclass(cell, Cell)):
-        raise InputError(f"Labeller: cell is {cell!r}; expected {', '.join(CELLS)}, or a Cell class")
-    check_sizes("Labeller", input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
-    grid, width = [], input_size
-    for _ in range(num_layers):
-        grid.append([cell(width, hidden_size) for _ in range(2 if bidirectional else 1)])
-        width = sum(one.output_size for one in grid[-1])
-    return Recurrent(grid, bidirectional=bidirectional, **options)

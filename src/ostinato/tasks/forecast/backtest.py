@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,18 @@ class Windows:
 
     origins: list[np.ndarray]
     trained: list[int]
+
+
+def steps_trained(table: SeriesTable, ends: Mapping[str, str]) -> list[int]:
+    """How many steps of each series training has seen, from its last training times: 0 for a new series."""
+    seen = []
+    for series in table.series:
+        if series.id not in ends:
+            seen.append(0)
+            continue
+        end = np.array([ends[series.id]], dtype="datetime64[s]")
+        seen.append(max(int(table.frequency.index(series.start, end)[0]) + 1, 0))
+    return seen
 
 
 def choose_windows(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time as clock
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Self
@@ -13,21 +13,25 @@ import numpy as np
 from ostinato.data.series import SeriesSpec, drop_short, require_future
 from ostinato.data.table import Names, Note, SeriesTable, TableSchema
 from ostinato.errors import DataError, InputError
-from ostinato.models.forecaster import check_cell
+from ostinato.models.encoder import check_cell
 from ostinato.tasks.base import Estimator
 from ostinato.tasks.forecast import storage
-from ostinato.tasks.forecast.backtest import Windows, choose_windows, score_baselines, score_model
+from ostinato.tasks.forecast.backtest import (
+    Windows,
+    choose_windows,
+    score_baselines,
+    score_model,
+    steps_trained,
+)
 from ostinato.tasks.forecast.engine import Engine
 from ostinato.tasks.forecast.fitting import fit_engine
-from ostinato.tasks.forecast.rows import PreparedRows, prepare_rows, row_id
+from ostinato.tasks.forecast.rows import PreparedRows, prepare_rows, row_groups, row_id
 from ostinato.tasks.forecast.session import Session
 from ostinato.tasks.forecast.settings import ForecastSettings
-from ostinato.tasks.forecast.tables import like, read_table, with_season
+from ostinato.tasks.forecast.tables import ForecastColumns, like, read_table, with_season
 from ostinato.training.metrics import seasonal_naive_scale
 from ostinato.training.run_folder import RunFolder, is_committed
 
-OUTPUT_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-_CELLS = 40_000_000
 _S = ForecastSettings
 
 
@@ -172,7 +176,7 @@ class Forecaster(Estimator):
         run = None if folder is None else RunFolder.create(folder, exist_ok=resume)
         try:
             self._fit(table, settings, folder, resume, started_s)
-        except InputError:
+        except BaseException:  # also Ctrl-C: a folder without a checkpoint would only be in the way
             if run is not None:
                 run.abandon()
             raise
@@ -209,6 +213,13 @@ class Forecaster(Estimator):
             None if settings.max_time_s is None else settings.max_time_s - (clock.monotonic() - started_s)
         )
         self.metrics_ = self._final_scores(table, ends, settings, left_s)
+        if 0 < settings.test < settings.horizon:
+            self.notes_.append(
+                f"the {settings.test} points held out are fewer than the horizon of {settings.horizon}: the "
+                "scores are those of the validation part"
+            )
+        self.notes_ += self.metrics_["notes"]
+        self.metrics_["notes"] = list(self.notes_)
 
     def _final_scores(
         self, table: SeriesTable, ends: Sequence[int], settings: ForecastSettings, left_s: float | None
@@ -222,7 +233,7 @@ class Forecaster(Estimator):
         origins = [np.arange(a, b - H + 1, H) for a, b in zip(starts, until, strict=True)]
         windows = Windows(origins, starts)
         scores = self._scores(
-            table, windows, budget_s=60.0 if left_s is None else float(np.clip(left_s / 2, 0.1, 60.0))
+            table, windows, budget_s=60.0 if left_s is None else float(np.clip(left_s / 3, 0.1, 60.0))
         )
         return {"part": part, **scores}
 
@@ -250,7 +261,7 @@ class Forecaster(Estimator):
         engine: Engine = self._require_fitted("engine_")
         table = self._table(data, future)
         chosen = choose_windows(
-            table, self._trained_until(table), engine.horizon, windows=windows, in_sample=in_sample
+            table, steps_trained(table, self.ends_), engine.horizon, windows=windows, in_sample=in_sample
         )
         scores = self._scores(table, chosen)
         self.notes_ = [str(note) for note in table.notes] + scores.pop("notes")
@@ -269,7 +280,9 @@ class Forecaster(Estimator):
             for c, name in enumerate(table.targets)
         ]
         name = self.cell if isinstance(self.cell, str) else self.cell.__name__
-        model = score_model(engine, table, windows, scales, self._groups(table))
+        model = score_model(
+            engine, table, windows, scales, row_groups(table, self.engine_.preparation, self.engine_.columns)
+        )
         baselines, notes = score_baselines(table, windows, scales, engine.horizon, budget_s=budget_s)
         return {"model": {name: model}, "baselines": baselines, "notes": notes}
 
@@ -293,24 +306,15 @@ class Forecaster(Estimator):
         table = self._table(data, future)
         require_future(table, engine.horizon)
         self.notes_ = [str(note) for note in table.notes]
-        columns: dict[str, list[Any]] = {"series": [], "time": [], "target": [], "mean": []}
-        columns |= {f"q{level:g}": [] for level in OUTPUT_LEVELS}
-        for members in self._groups(table):
+        columns = ForecastColumns(table.frequency, len(table.targets))
+        for members in row_groups(table, self.engine_.preparation, self.engine_.columns):
             prepared = self._prepare(table, members)
             said = engine.forecast(prepared, np.arange(len(members)), prepared.lengths - 1)
             for r, (i, c) in enumerate(members):
                 series = table.series[i]
-                times = table.frequency.times(series.start, engine.horizon, offset=series.length)
-                columns["series"] += [series.id] * engine.horizon
-                columns["time"] += table.frequency.format(times)
-                columns["target"] += [table.targets[c]] * engine.horizon
-                columns["mean"] += said.mean[r].tolist()
-                for level in OUTPUT_LEVELS:
-                    q = int(np.argmin(np.abs(said.levels - level)))
-                    columns[f"q{level:g}"] += said.quantiles[r, :, q].tolist()
-        if len(table.targets) == 1:
-            del columns["target"]
-        return like(data, columns)
+                first = table.frequency.times(series.start, 1, offset=series.length)[0]
+                columns.add(series.id, table.targets[c], first, said, r)
+        return like(data, columns.result())
 
     def read(self, data: Any, future: Any = None) -> SeriesTable:
         """The table that `evaluate` and `predict` see: data in the form that `fit` took, read as `fit` read
@@ -341,8 +345,12 @@ class Forecaster(Estimator):
         from ostinato.tasks.forecast.imputation import Imputer
 
         self._require_fitted("engine_")
-        given: dict[str, Any] = {"seed": self.seed, "device": self.device, "progress": self.progress}
-        return Imputer(**(given | options)).fit_schema(data, self.schema_)
+        given: dict[str, Any] = {
+            "seed": self.seed,
+            "device": self.device,
+            "progress": self.progress,
+        } | options
+        return Imputer(**given | options).fit_schema(data, self.schema_)
 
     # ---------------------------------------------------------------------------------------- storage
 
@@ -356,6 +364,17 @@ class Forecaster(Estimator):
     def from_run(cls, run: RunFolder, cells: Sequence[type] = ()) -> Forecaster:
         """The fitted forecaster of a verified run folder; `cells` supplies the user's own cell classes."""
         return storage.read(cls, run, cells)
+
+    def set_params(self, **parameters: Any) -> Self:
+        """As scikit-learn's; `device`, `seed` and `paths` also take effect on what was fitted or loaded."""
+        super().set_params(**parameters)
+        engine: Engine | None = getattr(self, "engine_", None)
+        if engine is not None and parameters.keys() & {"device", "seed", "paths"}:
+            settings = self.settings()
+            engine.seed, engine.paths = settings.seed, settings.paths
+            if "device" in parameters:
+                engine.move_to(settings.device)
+        return self
 
     def _take_over(self, run: RunFolder) -> Self:
         cells = [] if isinstance(self.cell, str) else [self.cell]
@@ -379,29 +398,3 @@ class Forecaster(Estimator):
     def _prepare(self, table: SeriesTable, members: Sequence[tuple[int, int]]) -> PreparedRows:
         engine: Engine = self.engine_
         return prepare_rows(table, members, engine.columns, engine.preparation, engine.horizon)
-
-    def _groups(self, table: SeriesTable) -> Iterator[list[tuple[int, int]]]:
-        """All rows of a table, in groups that fit in memory; rows without any value are left out."""
-        rows = [
-            (i, c)
-            for i, series in enumerate(table.series)
-            for c in range(len(table.targets))
-            if not np.isnan(series.values[:, c]).all()
-        ]
-        longest = max(s.length for s in table.series)
-        width = len(self.engine_.preparation.feature_names) + 2 * self.engine_.columns.ahead_size + 8
-        size = max(1, _CELLS // (longest * width))
-        for i in range(0, len(rows), size):
-            yield rows[i : i + size]
-
-    def _trained_until(self, table: SeriesTable) -> list[int]:
-        """How many steps of each series training has seen: 0 for a series that is new."""
-        seen = []
-        for series in table.series:
-            end = self.ends_.get(series.id)
-            if end is None:
-                seen.append(0)
-                continue
-            steps = table.frequency.index(series.start, np.array([end], dtype="datetime64[s]"))
-            seen.append(max(int(steps[0]) + 1, 0))
-        return seen

@@ -26,12 +26,11 @@ from ostinato.tasks.forecast.imputation_fitting import (
     fit_imputer,
 )
 from ostinato.tasks.forecast.rows import Columns
-from ostinato.tasks.forecast.tables import like, read_table, with_season
+from ostinato.tasks.forecast.tables import OUTPUT_LEVELS, like, read_table, with_season
 from ostinato.training.history import History
 from ostinato.training.run_folder import RunFolder
 
 KIND = "imputer"
-OUTPUT_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _FEWEST = 8
 _CELLS = 400_000
 _S = ImputationSettings

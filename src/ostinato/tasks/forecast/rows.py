@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,9 @@ from ostinato.data.smoothing import Floats, SmoothingParameters
 from ostinato.data.table import Series, SeriesTable
 
 Single = NDArray[np.float32]
+
+GROUP_CELLS = 40_000_000
+"""Values of prepared rows that are held at once: about 160 MB."""
 
 # Seconds of one calendar cycle, and how often training must have seen it before the network may use it.
 _CYCLES = {
@@ -196,6 +199,22 @@ def prepare_rows(
     index = np.array(members, dtype=np.int64)
     seen = np.cumsum(~np.isnan(values), axis=1, dtype=np.int32)
     return PreparedRows(ids, index[:, 0], index[:, 1], lengths, values, seen, parameters, history, x, ahead)
+
+
+def row_groups(
+    table: SeriesTable, preparation: Preparation, columns: Columns
+) -> Iterator[list[tuple[int, int]]]:
+    """All rows (series, target) that have a value, in groups whose prepared arrays fit in memory."""
+    rows = [
+        (i, c)
+        for i, series in enumerate(table.series)
+        for c in range(len(table.targets))
+        if not np.isnan(series.values[:, c]).all()
+    ]
+    width = len(preparation.feature_names) + 2 * columns.ahead_size + 8
+    size = max(1, GROUP_CELLS // (max(s.length for s in table.series) * width))
+    for i in range(0, len(rows), size):
+        yield rows[i : i + size]
 
 
 def encoder_inputs(features: NDArray[Any], ahead_of_next: Single, observed: Single) -> Single:

@@ -17,6 +17,7 @@ from ostinato.errors import DataError, InputError
 from ostinato.models.forecaster import DirectForecaster
 from ostinato.tasks.forecast.engine import Distribution, Engine
 from ostinato.tasks.forecast.rows import encoder_inputs, row_id
+from ostinato.tasks.forecast.tables import ForecastColumns
 from ostinato.types import State
 
 FORMAT_VERSION = 1
@@ -92,28 +93,16 @@ class Session:
         Args:
             future: rows with the known columns of those steps, needed where training had any.
         """
-        from ostinato.tasks.forecast.estimator import OUTPUT_LEVELS
-
         ahead = self._known_ahead(future)
-        columns: dict[str, list[Any]] = {"series": [], "time": [], "target": [], "mean": []}
-        columns |= {f"q{level:g}": [] for level in OUTPUT_LEVELS}
-        H = self._engine.horizon
+        frequency = self._schema.frequency
+        columns = ForecastColumns(frequency, len(self._names))
         for ident, row in self._rows.items():
             if not row.prepared.smoothing.observed[0]:
                 continue
             series, _, target = ident.rpartition("\n")
             said = self.distribution(series, target, ahead.get(series))
-            times = self._schema.frequency.times(row.start, H, offset=row.clock)
-            columns["series"] += [series] * H
-            columns["time"] += self._schema.frequency.format(times)
-            columns["target"] += [target] * H
-            columns["mean"] += said.mean[0].tolist()
-            for level in OUTPUT_LEVELS:
-                q = int(np.argmin(np.abs(said.levels - level)))
-                columns[f"q{level:g}"] += said.quantiles[0, :, q].tolist()
-        if len(self._names) == 1:
-            del columns["target"]
-        return columns
+            columns.add(series, target, frequency.times(row.start, 1, offset=row.clock)[0], said, 0)
+        return columns.result()
 
     def distribution(
         self, series: str = "", target: str | None = None, known: np.ndarray | None = None

@@ -6,9 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ostinato.data.series import SeriesSpec, read_series, table_from_frame
+import numpy as np
+
+from ostinato.data.frequency import Frequency
+from ostinato.data.series import SeriesSpec, read_series, require_moderate, table_from_frame
 from ostinato.data.table import SeriesTable, TableSchema
 from ostinato.errors import InputError
+from ostinato.tasks.forecast.engine import Distribution
+
+OUTPUT_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def read_table(
@@ -26,13 +32,38 @@ def read_table(
                 )
         return data
     if isinstance(data, str | Path):
-        return read_series(data, spec=spec, schema=schema, future=future)
-    return table_from_frame(data, spec, schema=schema, future=future)
+        return require_moderate(read_series(data, spec=spec, schema=schema, future=future))
+    return require_moderate(table_from_frame(data, spec, schema=schema, future=future))
 
 
 def with_season(table: SeriesTable, season: int) -> SeriesTable:
     """The table with another main season."""
     return replace(table, frequency=table.frequency.with_season(season))
+
+
+class ForecastColumns:
+    """Forecasts one below the other: columns series, time[, target], mean, q0.1 … q0.9."""
+
+    def __init__(self, frequency: Frequency, n_targets: int):
+        self._frequency, self._n_targets = frequency, n_targets
+        self._columns: dict[str, list[Any]] = {"series": [], "time": [], "target": [], "mean": []}
+        self._columns |= {f"q{level:g}": [] for level in OUTPUT_LEVELS}
+
+    def add(self, series: str, target: str, first: np.datetime64, said: Distribution, row: int) -> None:
+        """The forecast `said.mean[row]` of one target, whose first step is at time `first`."""
+        H = said.mean.shape[1]
+        columns = self._columns
+        columns["series"] += [series] * H
+        columns["time"] += self._frequency.format(self._frequency.times(first, H))
+        columns["target"] += [target] * H
+        columns["mean"] += said.mean[row].tolist()
+        for level in OUTPUT_LEVELS:
+            q = int(np.argmin(np.abs(said.levels - level)))
+            columns[f"q{level:g}"] += said.quantiles[row, :, q].tolist()
+
+    def result(self) -> dict[str, list[Any]]:
+        """All columns; `target` only where there are several."""
+        return {k: v for k, v in self._columns.items() if k != "target" or self._n_targets > 1}
 
 
 def like(data: Any, columns: dict[str, list[Any]]) -> Any:

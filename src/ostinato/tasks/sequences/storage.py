@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ostinato.config import from_toml, to_toml
 from ostinato.errors import InputError, RunFolderError
-from ostinato.models.forecaster import CELLS
+from ostinato.models.encoder import CELLS
 from ostinato.tasks.sequences.network import Network, Scaling
 from ostinato.training.history import History, read_history
 from ostinato.training.run_folder import RunFolder
