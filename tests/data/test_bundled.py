@@ -9,7 +9,7 @@ from ostinato.errors import InputError
 
 
 @pytest.mark.parametrize(
-    ("name", "length", "frequency"), [("airpassengers", 144, "MS"), ("taylor", 4032, "30min")]
+    ("name", "length", "frequency"), [("airpassengers", 144, "MS"), ("seattle-weather", 1461, "D")]
 )
 def test_a_set_loads(name: str, length: int, frequency: str) -> None:
     table = load_bundled(name)
@@ -27,5 +27,5 @@ def test_every_set_has_data_and_licence(name: str) -> None:
 
 
 def test_an_unknown_set_lists_the_known() -> None:
-    with pytest.raises(InputError, match="airpassengers, taylor"):
+    with pytest.raises(InputError, match="airpassengers, seattle-weather"):
         load_bundled("titanic")

@@ -77,7 +77,13 @@ def test_gaps_of_airpassengers_beat_both_interpolations(air):
 
 
 def test_gaps_of_half_hourly_load_beat_both_interpolations():
-    times, truth, season = bundled("taylor", first=-1344)
+    # Four weeks of a load with a day, a quieter weekend, and noise that remembers.
+    rng = np.random.default_rng(11)
+    t, season = np.arange(1344), 48
+    noise = np.convolve(rng.normal(0, 100, 1344 + 20), 0.8 ** np.arange(21), mode="valid")
+    day = 4000 * np.sin(2 * np.pi * t / 48 - 1.5) + 1500 * np.sin(4 * np.pi * t / 48)
+    truth = 28_000 + day * np.where(t // 48 % 7 < 5, 1.0, 0.7) + noise
+    times = np.datetime64("2020-06-01T00:00") + 30 * t * np.timedelta64(1, "m")
     gone = punched(len(truth), 40, seed=1)
     data = {"t": times, "y": np.where(gone, np.nan, truth)}
     imputer = ot.Imputer(training_steps=40, seed=1, **QUICK).fit(data, target="y", time="t")

@@ -30,12 +30,6 @@ BUNDLED: dict[str, BundledSet] = {
         SeriesSpec(time="Month", target="#Passengers"),
         12,
     ),
-    "taylor": BundledSet(
-        "taylor.csv",
-        "electricity demand in England and Wales, every half hour for twelve weeks",
-        SeriesSpec(target="Y", frequency="30min", start="2000-06-05"),
-        48,
-    ),
     "seattle-weather": BundledSet(
         "seattle-weather.csv",
         "weather in Seattle, daily, 2012 to 2015",
