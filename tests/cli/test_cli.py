@@ -103,7 +103,8 @@ def run_command(monkeypatch, capsys):
     error)."""
     monkeypatch.setattr(FakeForecaster, "calls", [])
     monkeypatch.setattr(estimators, "_forecaster_class", lambda: FakeForecaster)
-    monkeypatch.setattr(forecast_report, "write_forecast_report", lambda *args: pytest.fail("stands already"))
+    monkeypatch.setattr(estimators, "NEEDED", ())
+    monkeypatch.setattr(forecast_report, "write_forecast_report", lambda *args, **more: pytest.fail("stands already"))
     monkeypatch.setattr(tasks, "load", lambda path: FakeForecaster.from_run(RunFolder.open(path)))
 
     def run(*arguments):

@@ -8,6 +8,7 @@ import functools
 import importlib.resources
 import inspect
 import itertools
+import time
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -24,8 +25,9 @@ DEMOS: dict[str, tuple[str, dict[str, Any]]] = {
         {"time": "Month", "target": "#Passengers", "horizon": 12, "test": 12, "max_time_s": 120.0},
     ),
 }
+NEEDED = ("target",)  # only a table in memory names its own
+REPORT_S = 8.0  # at most, for report and pictures
 # arguments of `fit` that are not settings: the data, where the run goes, and how it is shown
-REPORT_S = 8.0
 NOT_SETTINGS = ("data", "future", "out", "resume", "progress", "started_s")
 
 
@@ -74,7 +76,9 @@ def train_forecast(
 
     run = RunFolder.open(out)
     if REPORT not in run.files:  # a run that was finished before stays as it is
-        write_forecast_report(forecaster, out, data, **more)
+        limit_s = forecaster.max_time_s
+        left_s = None if limit_s is None else STARTED_S + limit_s - time.monotonic()
+        write_forecast_report(forecaster, out, data, **more, budget_s=left_s)
     metrics = run.read_json("metrics.json")
     return {"run": str(out), **metrics, "notes": [str(note) for note in forecaster.notes_]}
 
@@ -82,13 +86,14 @@ def train_forecast(
 def _require(settings: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> None:
     for name, parameter in parameters.items():
         required = parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
+        required |= name in NEEDED
         if required and name not in settings and name not in ("self", *NOT_SETTINGS):
             raise InputError(f"--{name} is missing; give it here, as {name} = … in --config, or by --set")
 
 
 def _report_s(max_time_s: float | None) -> float:
     """How much of the time to keep for the report, and for what Python took before our clock began."""
-    return 0.0 if max_time_s is None else min(REPORT_S, 0.1 * max_time_s)
+    return 0.0 if max_time_s is None else min(REPORT_S, 0.2 * max_time_s)
 
 
 def evaluate(

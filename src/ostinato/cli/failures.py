@@ -15,6 +15,7 @@ import typer
 from ostinato.errors import OstinatoError
 
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
+OUT_OF_MEMORY = "out of memory; take a smaller --batch-size or --hidden, or a shorter file"
 # the place given on the command line is wrong, not the run
 _WRONG_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ENOENT}
 _WRONG_PLACE |= {errno.EEXIST, errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP}
@@ -41,7 +42,11 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(FAILED) from None
         except MemoryError:
-            _end("out of memory; take a smaller --batch-size or --hidden, or a shorter file", FAILED)
+            _end(OUT_OF_MEMORY, FAILED)
+        except RuntimeError as error:  # how PyTorch says it, on the CPU and on a GPU
+            if "allocate memory" not in str(error) and type(error).__name__ != "OutOfMemoryError":
+                raise
+            _end(OUT_OF_MEMORY, FAILED)
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             _end(f"{where}{error.strerror or error}", WRONG_INPUT if error.errno in _WRONG_PLACE else FAILED)

@@ -145,7 +145,10 @@ def _missing(path: Path) -> str:
 def is_parquet(path: str | Path) -> bool:
     """Whether the file is Parquet, by its first four bytes."""
     with open_binary(path) as stream:
-        return stream.read(4) == b"PAR1"
+        found = stream.read(4) == b"PAR1"
+    if not found and Path(path).suffix.lower() in (".parquet", ".pq"):
+        raise DataError("not a Parquet file, though its name says so; write or name it anew", path=path)
+    return found
 
 
 @dataclass(frozen=True)

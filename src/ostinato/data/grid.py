@@ -98,6 +98,12 @@ def note_known(found: Measured, times: Ints, codes: Ints, known: Floats) -> None
         np.maximum.at(found.last_known, codes[has_known], times[has_known])
 
 
+def _is_finer(one: Frequency, other: Frequency) -> bool:
+    start = np.datetime64("2024-01-01", "s")
+    found, on_grid = one.locate(start, other.times(start, 2))
+    return bool(on_grid.all() and found[1] > 1)
+
+
 def choose_frequency(
     found: Measured, source: ColumnSource, given: Frequency | None, *, counts_steps: bool, is_trained: bool
 ) -> tuple[Frequency, str]:
@@ -112,7 +118,13 @@ def choose_frequency(
         own = Frequency.of("step", own.step)
     if given is not None:
         is_other = own is not None and (own.unit, own.step) != (given.unit, given.step)
-        if is_trained and own is not None and is_other and 2 * count > steps.n_steps:
+        is_other = is_other and 2 * count > steps.n_steps
+        if not is_trained and own is not None and is_other and _is_finer(given, own):
+            raise source.error(
+                f"the frequency is given as {given}, and the most common step of this table is {own.name}: "
+                f"most times of that grid have no row; give --freq {own.name}, or leave it out"
+            )
+        if is_trained and own is not None and is_other:
             raise source.error(
                 f"the model was trained on the frequency {given}, and the most common step of this table is "
                 f"{own.name}; aggregate the rows, or train on tables of this frequency"

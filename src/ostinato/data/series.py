@@ -22,8 +22,11 @@ __all__ = [
     "drop_short",
     "read_series",
     "require_future",
+    "require_moderate",
     "table_from_frame",
 ]
+
+LARGEST = 1e30  # squares fit into double precision, values into single precision
 
 
 def read_series(
@@ -95,6 +98,26 @@ def drop_short(table: SeriesTable, minimum: int) -> SeriesTable:
     names = [series.id for series in table.series if series.length < minimum]
     text = f"{n} of {len(table)} series left out, having fewer than {minimum} rows: {shown(names)}"
     return kept.with_notes(Note("short", text, n))
+
+
+def require_moderate(table: SeriesTable) -> SeriesTable:
+    """The table; DataError where a number is so large that its square or its single precision overflows."""
+    for series in table.series:
+        for names, values in (
+            (table.targets, series.values),
+            (table.known, series.known),
+            (table.observed, series.observed),
+        ):
+            extremes = [over.reduce(values, axis=None, initial=0.0) for over in (np.fmin, np.fmax)]
+            if max(-extremes[0], extremes[1]) > LARGEST:
+                row, column = np.argwhere(np.abs(values) > LARGEST)[0]
+                raise DataError(
+                    f"series {series.id!r}: {values[row, column]:g} is beyond ±{LARGEST:g}; correct it, or "
+                    "give the column in another unit",
+                    path=table.source,
+                    column=names[column],
+                )
+    return table
 
 
 def require_future(table: SeriesTable, horizon: int) -> None:

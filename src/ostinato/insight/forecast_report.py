@@ -26,11 +26,16 @@ from ostinato.tasks.forecast.rows import prepare_rows
 from ostinato.training.run_folder import RunFolder
 
 BASELINES_S = 3.0  # per baseline, for the pictures; the scores beside them have their own time
+PICTURES_S = 2.0
 REPORT = "report.html"
 
 
 def write_forecast_report(
-    forecaster: Forecaster, path: str | os.PathLike[str], data: Any, future: Any = None
+    forecaster: Forecaster,
+    path: str | os.PathLike[str],
+    data: Any,
+    future: Any = None,
+    budget_s: float | None = None,
 ) -> list[str]:
     """Add report.html and plots/*.png to the finished run folder at `path`; the names of the files.
 
@@ -41,22 +46,26 @@ def write_forecast_report(
         path: its run folder.
         data: file or table in the form that `fit` took; the last horizon of every series is shown.
         future: as in `fit`.
+        budget_s: where less than 2 s are left the page comes without pictures, and says so.
 
     Raises:
         RunFolderError: there is no finished run at `path`.
     """
     run = RunFolder.open(path)
-    notes = [*forecaster.notes_, *forecaster.metrics_.get("notes", [])]
+    notes = list(forecaster.metrics_.get("notes", []))
     figures = []
+    has_time = budget_s is None or budget_s > PICTURES_S
+    if not has_time:
+        notes.append("no pictures: the time was used up")
     try:
-        panels, n = _panels(forecaster, forecaster.read(data, future))
+        panels, n = _panels(forecaster, forecaster.read(data, future)) if has_time else ([], 0)
         if panels:
             seen = "not seen in training" if forecaster.test >= forecaster.horizon else "used for validation"
             shown = f" ({len(panels)} of {n} series)" if n > len(panels) else ""
             caption = f"The last {forecaster.horizon} steps, {seen}{shown}"
             figures.append((caption, "forecast", forecast_figure(panels)))
         history = forecaster.history_
-        if len(history):
+        if len(history) and has_time:
             curves = {name: history[name] for name in history.columns}
             figures.append(("Training", "training", training_figure(curves, history.best_step)))
     except MissingExtraError as error:
@@ -85,7 +94,7 @@ def _panels(forecaster: Forecaster, table: SeriesTable) -> tuple[list[ForecastPa
         (i, c)
         for i, series in enumerate(table.series)
         for c in range(len(table.targets))
-        if np.isfinite(series.values[: series.length - H, c]).any()
+        if series.length > H and np.isfinite(series.values[: series.length - H, c]).any()
     ]
     n, members = len(members), members[:MAX_PANELS]
     if not members:

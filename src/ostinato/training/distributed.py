@@ -32,7 +32,7 @@ class Processes:
     """
 
     def __init__(self, device: str | torch.device, settings: TrainingSettings):
-        accelerator, _, index = str(device).partition(":")
+        accelerator, index = _device_parts(str(device))
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         world = int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
         options: dict[str, Any] = {"devices": [int(index)] if index else 1}
@@ -53,7 +53,9 @@ class Processes:
                 **options,
             )
         except (ValueError, RuntimeError) as error:  # Fabric's own classes for a device that is missing
-            raise InputError(f"device {str(device)!r} cannot be used: {error}") from error
+            raise InputError(
+                f"device {str(device)!r} cannot be used: {error}; use 'cpu' or 'auto'"
+            ) from error
         self.fabric.launch()
         self.device = self.fabric.device
         self.rank, self.world_size = self.fabric.global_rank, self.fabric.world_size
@@ -133,3 +135,31 @@ class Processes:
         """Return when all processes are here."""
         if self.world_size > 1:
             torch.distributed.barrier()
+
+
+def find_device(name: str) -> torch.device:
+    """The device for a forward pass that `cpu`, `cuda`, `cuda:1`, `mps` or `auto` names.
+
+    Raises:
+        InputError: another name, or a device that is not there.
+    """
+    kind, _ = _device_parts(name)
+    if kind == "auto":
+        found = torch.accelerator.current_accelerator(check_available=True)
+        return found if found is not None and found.type in _DEVICES else torch.device("cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # the latter where PyTorch was built without it
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"device {name!r} cannot be used: {reason}; use 'cpu' or 'auto'") from error
+
+
+_DEVICES = ("cpu", "cuda", "mps", "auto")
+
+
+def _device_parts(name: str) -> tuple[str, str]:
+    kind, colon, index = name.partition(":")
+    is_number = not colon or (index.isascii() and index.isdecimal() and kind in ("cuda", "mps", "cpu"))
+    if kind not in _DEVICES or not is_number:
+        raise InputError(f"device is {name!r}; known: cpu, cuda, cuda:1, mps, auto")
+    return kind, index

@@ -17,6 +17,7 @@ from ostinato.layers.heads import DistributionHead
 from ostinato.models.forecaster import AutoregressiveForecaster, DirectForecaster
 from ostinato.tasks.forecast.calibration import Calibration
 from ostinato.tasks.forecast.rows import Columns, PreparedRows, Single, encoder_inputs
+from ostinato.training.distributed import find_device
 from ostinato.types import State
 
 LEVELS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -62,6 +63,12 @@ class Engine:
         """Whether forecasts come from sampled paths."""
         return isinstance(self.model, AutoregressiveForecaster)
 
+    def move_to(self, device: str) -> None:
+        """Run the network there from now on. Raises InputError where the device is not there."""
+        found = find_device(device)
+        self.model.to(found)
+        self.device = str(found)
+
     def forecast(self, prepared: PreparedRows, rows: Indices, at: Indices) -> Distribution:
         """Forecast from origins (rows[i], at[i]), `at` being the last known step.
 
@@ -88,6 +95,22 @@ class Engine:
                 said = self.model.predict(hidden, self.tensor(future), self.tensor(anchors))
             quantiles[chosen] = said.cpu().numpy()
         return quantiles
+
+    def ends_of_blend(
+        self, prepared: PreparedRows, rows: Indices, at: Indices, warm: int | None = None
+    ) -> tuple[Floats, Floats]:
+        """`relative_quantiles` of the untrained mixture and of the network alone, from one pass of the
+        encoder; leaves the network alone in charge."""
+        assert isinstance(self.model, DirectForecaster)
+        mixture, network = (np.empty((len(rows), self.horizon, len(LEVELS))) for _ in range(2))
+        for chosen, hidden in self._hidden_at(prepared, rows, at, warm):
+            future, anchors = prepared.relative(self.preparation, rows[chosen], at[chosen], self.horizon)
+            for share, said in ((0.0, mixture), (1.0, network)):
+                self.model.blend.fill_(share)
+                with torch.no_grad():
+                    output = self.model.predict(hidden, self.tensor(future), self.tensor(anchors))
+                said[chosen] = output.cpu().numpy()
+        return mixture, network
 
     def from_relative(
         self, quantiles: Floats, prepared: PreparedRows, rows: Indices, at: Indices

@@ -18,7 +18,7 @@ from ostinato.errors import DataError
 from ostinato.models.forecaster import AutoregressiveForecaster, DirectForecaster
 from ostinato.tasks.forecast.calibration import Calibration
 from ostinato.tasks.forecast.engine import LEVELS, Engine
-from ostinato.tasks.forecast.rows import Columns, PreparedRows, prepare_rows, row_id
+from ostinato.tasks.forecast.rows import GROUP_CELLS, Columns, PreparedRows, prepare_rows, row_id
 from ostinato.tasks.forecast.settings import ForecastSettings
 from ostinato.tasks.forecast.validation import blend, calibrate, check_origins, validation_loss, witnesses
 from ostinato.tasks.forecast.windows import WindowShape, WindowSource, unit_of
@@ -26,7 +26,7 @@ from ostinato.training.history import History
 from ostinato.training.loop import train
 from ostinato.training.settings import TrainingSettings
 
-_SHARD_CELLS = 40_000_000
+BASELINES_SHARE = 0.1  # of max_time_s
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,9 @@ def fit_engine(
     shards, limits = _shards(table, split, columns, preparation, settings.horizon)
     torch.manual_seed(settings.seed)
     source, shape = _source(shards, limits, preparation, settings)
+    preparing_started_s = time.monotonic()
     first = source.shard(0)
+    preparing_s = (time.monotonic() - preparing_started_s) * len(shards)
     model = _network(first, preparation, columns, settings)
     engine = Engine(
         model,
@@ -102,12 +104,16 @@ def fit_engine(
     validation_started_s = time.monotonic()
     validation_loss(engine, checks, shape)
     spent_s = time.monotonic() - validation_started_s
-    reserve_s = 1.0 + 4.0 * spent_s + (10.0 * spent_s if engine.is_autoregressive else 0.0)
-    budget = (
-        None
-        if settings.max_time_s is None
-        else settings.max_time_s - (time.monotonic() - started_s) - reserve_s
-    )
+    budget = None
+    if settings.max_time_s is not None:
+        longest = first.x.shape[1]
+        checked = min(1.0, (longest - int(checks.at.min()) + 4 * shape.context) / longest)
+        checked *= len(np.unique(checks.rows)) / len(split.members)
+        # What follows training: calibration, the scores (every row from its beginning), the baselines.
+        reserve_s = 1.0 + 2.0 * spent_s + preparing_s + spent_s / checked
+        reserve_s += 10.0 * spent_s if engine.is_autoregressive else 0.0
+        reserve_s += BASELINES_SHARE * settings.max_time_s
+        budget = settings.max_time_s - (time.monotonic() - started_s) - reserve_s
     history = train(
         model,
         source,
@@ -121,8 +127,8 @@ def fit_engine(
     )
     engine.device = str(next(model.parameters()).device)
     independent = witnesses(checks, settings.horizon)
-    blend(engine, checks, independent)
-    engine = replace(engine, calibration=calibrate(engine, checks, independent))
+    said = blend(engine, checks, independent, shape)
+    engine = replace(engine, calibration=calibrate(engine, checks, independent, said))
     return engine, history
 
 
@@ -167,7 +173,7 @@ def _shards(
         series=[s.until(int(n)) for s, n in zip(table.series, _ends_of(table, split), strict=True)],
     )
     width = len(preparation.feature_names) + 2 * columns.ahead_size + 8
-    size = max(1, _SHARD_CELLS // (int(split.end.max()) * width))
+    size = max(1, GROUP_CELLS // (int(split.end.max()) * width))
     groups = [np.arange(i, min(i + size, len(split.members))) for i in range(0, len(split.members), size)]
 
     def prepare(group: Indices) -> Any:

@@ -86,10 +86,12 @@ class ForecastSettings:
             raise InputError(f"test must be a whole number ≥ 0, got {self.test!r}")
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout must be at least 0 and below 1, got {self.dropout!r}")
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**63:
+            raise InputError(f"seed must be a whole number from 0 to 2**63 - 1, got {self.seed!r}")
         for name in ("learning_rate", "max_time_s"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"{name} must be above 0, got {value!r}")
+            if value is not None and not 0 < value < float("inf"):
+                raise InputError(f"{name} must be finite and above 0, got {value!r}")
 
     @property
     def minimum_length(self) -> int:

@@ -47,7 +47,7 @@ def write(forecaster: Forecaster, run: RunFolder) -> None:
         },
     )
     run.write_json("preparation/recurrence.json", engine.preparation.to_json())
-    run.write_json("metrics.json", {k: v for k, v in forecaster.metrics_.items() if k != "notes"})
+    run.write_json("metrics.json", forecaster.metrics_)
     if (run.path / "history.csv").is_file():
         run.adopt_file("history.csv")
     run.commit(KIND)
@@ -85,7 +85,7 @@ def read(cls: type[Forecaster], run: RunFolder, cells: Sequence[type] = ()) -> F
     forecaster.scales_ = {k: float("nan") if v is None else v for k, v in stored["mase_scales"].items()}
     forecaster.metrics_ = run.read_json("metrics.json")
     forecaster.history_ = read_history(run.path / "history.csv") if "history.csv" in run.files else History()
-    forecaster.notes_ = []
+    forecaster.notes_ = list(forecaster.metrics_.get("notes", []))
     return forecaster
 
 

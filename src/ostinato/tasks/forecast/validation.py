@@ -83,27 +83,25 @@ def witnesses(check: Check, horizon: int) -> float:
     return float(np.maximum((check.prepared.lengths[wanted] - first) / horizon, 1.0).sum())
 
 
-def blend(engine: Engine, check: Check, witnesses: float) -> None:
+def blend(engine: Engine, check: Check, witnesses: float, shape: WindowShape) -> Floats | None:
     """Give the network the smallest share that is within one standard error of the best one.
 
     What early stopping found on a handful of windows can be luck; on a random walk it always is. The rule is
     that of Breiman et al. (1984, "Classification and Regression Trees") for pruning; the rest
-    of the share is the untrained mixture's.
+    of the share is the untrained mixture's. Returns what the blend says at the origins of `check`.
     """
     if not isinstance(engine.model, DirectForecaster):
-        return
+        return None
     shares = (0.0, 0.25, 0.5, 0.75, 1.0)
-    said = {}
-    for share in (0.0, 1.0):
-        engine.model.blend.fill_(share)
-        said[share] = engine.relative_quantiles(check.prepared, check.rows, check.at)
+    mixture, network = engine.ends_of_blend(check.prepared, check.rows, check.at, warm=4 * shape.context)
     y, mask = check.prepared.targets(check.preparation, check.rows, check.at, engine.horizon, check.limits)
-    losses = np.stack([_losses(check, said[0.0] + s * (said[1.0] - said[0.0]), y, mask) for s in shares])
+    losses = np.stack([_losses(check, mixture + s * (network - mixture), y, mask) for s in shares])
     best = losses.mean(axis=1).argmin()
     excess = losses - losses[best]
     tolerated = excess.std(axis=1) / np.sqrt(witnesses)
     chosen = int(np.flatnonzero(excess.mean(axis=1) <= tolerated)[0])
     engine.model.blend.fill_(shares[chosen])
+    return mixture + shares[chosen] * (network - mixture)
 
 
 def _losses(check: Check, quantiles: Floats, y: NDArray[Any], mask: NDArray[np.bool_]) -> Floats:
@@ -116,9 +114,10 @@ def _losses(check: Check, quantiles: Floats, y: NDArray[Any], mask: NDArray[np.b
     return (loss * mask).sum(axis=1) * weight / max(mask.sum(), 1) * len(y)
 
 
-def calibrate(engine: Engine, check: Check, witnesses: float) -> Calibration:
-    """Conformal factors from the validation windows."""
-    if engine.is_autoregressive:
+def calibrate(engine: Engine, check: Check, witnesses: float, quantiles: Floats | None) -> Calibration:
+    """Conformal factors from the validation windows; `quantiles` is what `blend` returned."""
+    rows, at, limits = check.rows, check.at, check.limits
+    if quantiles is None:
         few = np.linspace(0, len(check.rows) - 1, min(len(check.rows), 100)).astype(np.int64)
         paths = engine.preparation.forward(
             engine.sample_paths(check.prepared, check.rows[few], check.at[few])
@@ -127,8 +126,5 @@ def calibrate(engine: Engine, check: Check, witnesses: float) -> Calibration:
         last = check.prepared.history.filled[rows, at][:, None, None]
         scale = check.prepared.history.scale[rows, at][:, None, None]
         quantiles = np.moveaxis(np.quantile((paths - last) / scale, LEVELS, axis=1), 0, -1)
-    else:
-        rows, at, limits = check.rows, check.at, check.limits
-        quantiles = engine.relative_quantiles(check.prepared, rows, at)
     y, mask = check.prepared.targets(check.preparation, rows, at, engine.horizon, limits)
     return Calibration.fit(quantiles, y.astype(np.float64), mask, np.array(LEVELS), witnesses)
