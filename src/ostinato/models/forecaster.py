@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ostinato.layers.cells import Cell
@@ -67,15 +68,28 @@ def _heads(modules: nn.ModuleList) -> list[DistributionHead]:
     return cast("list[DistributionHead]", list(modules))
 
 
-def _decoder(width: int, size: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(width, size),
-        nn.GELU(),
-        nn.Dropout(dropout),
-        nn.Linear(size, size),
-        nn.GELU(),
-        nn.Dropout(dropout),
-    )
+class _Decoder(nn.Module):
+    """Two layers over a context that is shared by n steps, and what differs from step to step.
+
+    context (…, 1 or n, C) and own (…, n, W) -> (…, n, size). The context is multiplied once, not n times, and
+    one dropout mask serves all n steps, which costs a fraction of one each.
+    """
+
+    def __init__(self, context: int, own: int, size: int, dropout: float):
+        super().__init__()
+        self.context = nn.Linear(context, size)
+        self.own = nn.Linear(own, size, bias=False)
+        self.second = nn.Linear(size, size)
+        self.dropout = dropout
+
+    def forward(self, context: Tensor, own: Tensor) -> Tensor:
+        first = self._drop(F.gelu(self.context(context) + self.own(own)))
+        return self._drop(F.gelu(self.second(first)))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        if not self.training or not self.dropout:
+            return x
+        return x * F.dropout(x.new_ones(*x.shape[:-2], 1, x.shape[-1]), self.dropout)
 
 
 def _clip(x: Tensor) -> Tensor:
@@ -126,8 +140,8 @@ class DirectForecaster(nn.Module):
         self.input_size = input_size
         self.encoder = _Encoder(cell, input_size, hidden_size, num_layers, members)
         self.steps = nn.ParameterList(nn.Parameter(torch.randn(horizon, 8)) for _ in range(members))
-        width = hidden_size + future_size + anchors + 8
-        self.decoders = nn.ModuleList(_decoder(width, 64, dropout) for _ in range(members))
+        own = future_size + anchors + 8
+        self.decoders = nn.ModuleList(_Decoder(hidden_size, own, 64, dropout) for _ in range(members))
         self.heads = nn.ModuleList(QuantileHead(64, anchors, horizon, levels) for _ in range(members))
         self.register_buffer("blend", torch.ones(()))
 
@@ -156,9 +170,8 @@ class DirectForecaster(nn.Module):
         clipped = _clip(anchors)
         quantiles = []
         for i, (decoder, head, steps) in enumerate(zip(self.decoders, self.heads, self.steps, strict=True)):
-            context = hidden[:, i, None].expand(n, horizon, -1)
-            inputs = torch.cat([context, future, clipped, steps.expand(n, horizon, -1)], dim=-1)
-            quantiles.append(head(decoder(inputs), anchors))
+            own = torch.cat([future, clipped, steps.expand(n, horizon, -1)], dim=-1)
+            quantiles.append(head(decoder(hidden[:, i, None], own), anchors))
         return torch.stack(quantiles)
 
     def predict(self, hidden: Tensor, future: Tensor, anchors: Tensor) -> Tensor:
@@ -214,7 +227,7 @@ class AutoregressiveForecaster(nn.Module):
         super().__init__()
         self.input_size = input_size
         self.encoder = _Encoder(cell, input_size, hidden_size, num_layers, members)
-        self.decoders = nn.ModuleList(_decoder(hidden_size + anchors, 64, dropout) for _ in range(members))
+        self.decoders = nn.ModuleList(_Decoder(hidden_size, anchors, 64, dropout) for _ in range(members))
         self.heads = nn.ModuleList(distribution_head(distribution, 64, anchors) for _ in range(members))
 
     def start_from(self, mixture: Tensor) -> None:
@@ -236,9 +249,7 @@ class AutoregressiveForecaster(nn.Module):
         total = hidden.new_zeros(())
         mask = batch.mask.to(hidden.dtype)
         for i, (decoder, head) in enumerate(zip(self.decoders, _heads(self.heads), strict=True)):
-            location, shape = head(
-                decoder(torch.cat([hidden[:, :, i], _clip(batch.anchors)], -1)), batch.anchors
-            )
+            location, shape = head(decoder(hidden[:, :, i], _clip(batch.anchors)), batch.anchors)
             nll = head.loss(location, shape, batch.y, batch.last, batch.scale)
             total = total + (torch.where(batch.mask, nll, 0.0)).sum()
         return LossOutput(total / len(self.heads), mask.sum(), after)
@@ -271,7 +282,7 @@ class AutoregressiveForecaster(nn.Module):
         for i, (decoder, head) in enumerate(zip(self.decoders, _heads(self.heads), strict=True)):
             rows = torch.arange(len(last)).view(n, -1)[:, i::M].reshape(-1).to(hidden.device)
             mine = anchors[rows]
-            said = head(decoder(torch.cat([hidden[rows, i], _clip(mine)], -1)), mine)
+            said = head(decoder(hidden[rows, i], _clip(mine)), mine)
             inputs = [part.cpu().view(n, -1, *part.shape[1:]) for part in (*said, last[rows], scale[rows])]
             for origin, generator in enumerate(generators):
                 location, shape, value, unit = (part[origin] for part in inputs)
