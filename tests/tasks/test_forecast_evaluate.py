@@ -5,7 +5,7 @@ import pytest
 
 from ostinato.errors import InputError
 from ostinato.tasks.forecast import backtest
-from ostinato.tasks.forecast.backtest import choose_windows
+from ostinato.tasks.forecast.backtest import choose_windows, steps_trained
 from ostinato.training.metrics import seasonal_naive_scale
 
 
@@ -28,8 +28,8 @@ def model(kit):
 
 
 def windows(model, table, **options):
-    read = model._table(table, None)
-    return choose_windows(read, model._trained_until(read), 6, **{"in_sample": False, **options})
+    read = model.read(table)
+    return choose_windows(read, steps_trained(read, model.ends_), 6, **{"in_sample": False, **options})
 
 
 @pytest.mark.parametrize(
@@ -69,8 +69,8 @@ def test_held_out_points_are_what_last_scores(kit):
     table = counted(60)
     model = kit.quick(6, steps=3, test=12).fit(table, **ROLES)
     assert model.metrics_["part"] == "test"
-    read = model._table(table, None)
-    rolling = choose_windows(read, model._trained_until(read), 6, windows="rolling", in_sample=False)
+    read = model.read(table)
+    rolling = choose_windows(read, steps_trained(read, model.ends_), 6, windows="rolling", in_sample=False)
     assert rolling.origins[0].tolist() == [48, 54]
     assert model.evaluate(table, windows="rolling")["model"] == model.metrics_["model"]
 

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("without_ets")
 
 def offline(model, table, known_until=None):
     """Distributions at every origin of every row, keyed by (series, steps known)."""
-    whole = model._table(table, None)
+    whole = model.read(table)
     found = {}
     for i, series in enumerate(whole.series):
         for c, target in enumerate(whole.targets):
@@ -224,7 +224,7 @@ def test_a_session_takes_a_history_once(plain):
     model, table = plain
     session = model.session(table)
     with pytest.raises(InputError, match="has series 's0' already"):
-        session.feed(model._table(table, None))
+        session.feed(model.read(table))
 
 
 def test_forecasting_leaves_the_session_as_it_was(fitted, kit):
