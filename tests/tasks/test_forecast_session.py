@@ -270,3 +270,15 @@ def test_counted_steps_and_a_single_series_need_no_series_column(kit):
     assert session.forecast()["time"] == ["40", "41", "42"]
     assert torch.is_inference_mode_enabled() is False
     assert isinstance(model, ot.Forecaster)
+
+
+def test_times_may_be_text_dates_or_numpy_times(plain, kit):
+    model, table = plain
+    rows = [row for row in kit.rows_of(table) if row["id"] == "s0"][:40]
+    forms = (str, np.datetime64, lambda m: np.datetime64(m, "h"), lambda m: np.datetime64(m, "s").item())
+    stored = set()
+    for form in forms:
+        session = model.session()
+        session.update({**row, "month": form(row["month"])} for row in rows)
+        stored.add(session.to_bytes())
+    assert len(stored) == 1

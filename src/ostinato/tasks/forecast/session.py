@@ -314,7 +314,9 @@ class Session:
         def error(message: str, _: int) -> DataError:
             return DataError(f"row {number}, time {value!r}: {message}")
 
-        seconds = parser.parse([str(value)], error)
+        # NumPy writes an hour as 2024-01-01T00, which no file does.
+        shown = value.astype("datetime64[s]") if isinstance(value, np.datetime64) else value
+        seconds = parser.parse([str(shown)], error)
         parser.finish()
         return np.datetime64(int(seconds[0]), "s")
 
