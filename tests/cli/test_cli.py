@@ -104,7 +104,9 @@ def run_command(monkeypatch, capsys):
     monkeypatch.setattr(FakeForecaster, "calls", [])
     monkeypatch.setattr(estimators, "_forecaster_class", lambda: FakeForecaster)
     monkeypatch.setattr(estimators, "NEEDED", ())
-    monkeypatch.setattr(forecast_report, "write_forecast_report", lambda *args, **more: pytest.fail("stands already"))
+    monkeypatch.setattr(
+        forecast_report, "write_forecast_report", lambda *a, **_: pytest.fail("stands already")
+    )
     monkeypatch.setattr(tasks, "load", lambda path: FakeForecaster.from_run(RunFolder.open(path)))
 
     def run(*arguments):

@@ -99,14 +99,13 @@ def test_equal_seeds_give_equal_gains():
 
 @pytest.mark.parametrize("limit", [200_000, 1_000])
 def test_a_search_that_is_too_large_is_cut_down_but_still_finds_the_season(monkeypatch, limit):
-    monkeypatch.setattr(smoothing, "_CELLS_IN_ALL", limit)
     rng = np.random.default_rng(4)
     t = np.arange(96)
     rows = [5 + 3 * np.sin(2 * np.pi * t / 12) + rng.normal(0, 0.2, 96) for _ in range(40)]
     seen = []
     original = smoothing.advance
     monkeypatch.setattr(smoothing, "advance", lambda s, p, m, y: seen.append(len(y)) or original(s, p, m, y))
-    gains, error = fit_smoothing(rows, (12,), 6)
+    gains, error = fit_smoothing(rows, (12,), 6, cells=limit)
     assert sum(seen) <= max(limit, 96 * 160), f"{sum(seen)} values passed over, allowed {limit}"
     assert (gains.gamma[:, 0] >= 0).mean() > 0.9
     assert np.nanmedian(error) < 0.6

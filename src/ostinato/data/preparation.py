@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ostinato.data.memory import History, PreparedState
 from ostinato.data.smoothing import (
+    CELLS_IN_ALL,
     Floats,
     SmoothingParameters,
     SmoothingState,
@@ -66,6 +67,7 @@ class Preparation:
         *,
         transform: str = "auto",
         seed: int = 0,
+        cells: int = CELLS_IN_ALL,
     ) -> Preparation:
         """Choose the transformation and each row's smoothing gains from the training part.
 
@@ -78,6 +80,7 @@ class Preparation:
             transform: `auto`, `none` or `log`; `auto` takes the logarithm of positive data where that
                 lowers the smoothing error by 2 % or more.
             seed: of the gains' search.
+            cells: the most values that the search may touch, for each transformation.
 
         Raises:
             InputError: an unknown transform, or `log` of values that are not positive.
@@ -93,9 +96,11 @@ class Preparation:
         seasons = tuple(m for m in seasons if m > 1 and 2 * m <= longest)
         fits = {}
         if transform in ("auto", "none"):
-            fits["none"] = fit_smoothing(values, seasons, horizon, seed=seed)
+            fits["none"] = fit_smoothing(values, seasons, horizon, seed=seed, cells=cells)
         if transform == "log" or (transform == "auto" and smallest > 0):
-            fits["log"] = fit_smoothing(values, seasons, horizon, forward=np.log, inverse=_exp, seed=seed)
+            fits["log"] = fit_smoothing(
+                values, seasons, horizon, forward=np.log, inverse=_exp, seed=seed, cells=cells
+            )
         chosen = next(iter(fits))
         if len(fits) == 2:
             gain = fits["log"][1] / np.maximum(fits["none"][1], 1e-300)

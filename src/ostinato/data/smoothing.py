@@ -33,7 +33,7 @@ OFF = -1.0
 SCALE_MEMORY = 200
 """Steps over which the running error scale forgets."""
 
-_CELLS_IN_ALL = 24_000_000
+CELLS_IN_ALL = 24_000_000
 """Bound on the values that a search may pass over, about 15 s on one core."""
 
 _CELLS_PER_PASS = 4_000_000
@@ -197,6 +197,7 @@ def fit_smoothing(
     forward: Transform = _same,
     inverse: Transform = _same,
     seed: int = 0,
+    cells: int = CELLS_IN_ALL,
 ) -> tuple[SmoothingParameters, Floats]:
     """Choose each row's parameters by the mean absolute error of its forecasts over the whole horizon.
 
@@ -212,13 +213,14 @@ def fit_smoothing(
         forward: applied to the values first.
         inverse: maps back to the unit in which errors are measured.
         seed: of the search.
+        cells: the most values that the search may touch.
 
     Returns:
         the parameters, and (rows,) the error of the chosen ones in the unit of `values`; NaN for rows that
         nobody measured.
 
     Cost: about 50 vector operations a time step over rows × candidates (80 to 320), four times, and never
-        over more than 24 million values.
+        over more than `cells` values.
     """
     rng = np.random.default_rng(seed)
     # Recent behaviour decides: older history than this only costs time.
@@ -226,9 +228,9 @@ def fit_smoothing(
     search = _Search([row[-keep:] for row in values], seasons, horizon, forward, inverse)
     shared = _candidates(rng, 80 * 2 ** len(seasons), len(seasons))
     n_steps = sum(len(row) for row in search.rows)
-    is_reduced = 4 * n_steps * len(shared.alpha) > _CELLS_IN_ALL
+    is_reduced = 4 * n_steps * len(shared.alpha) > cells
     if is_reduced:
-        shared, errors = _preselected(rng, search, shared, n_steps)
+        shared, errors = _preselected(rng, search, shared, n_steps, cells)
         if len(shared.alpha) == 1:
             return search.fitting(shared.select(np.zeros(len(values), dtype=np.intp)), search.rows), errors
     C = len(shared.alpha)
@@ -261,15 +263,15 @@ def fit_smoothing(
 
 
 def _preselected(
-    rng: np.random.Generator, search: _Search, shared: SmoothingParameters, n_steps: int
+    rng: np.random.Generator, search: _Search, shared: SmoothingParameters, n_steps: int, limit: int
 ) -> tuple[SmoothingParameters, Floats]:
     """The candidates that are best for a sample of rows, and the sample's errors with the best (rows,)."""
     order = rng.permutation(len(search.rows))
     cells = np.cumsum([len(search.rows[i]) for i in order]) * len(shared.alpha)
-    sample = np.sort(order[: max(1, int(np.searchsorted(cells, _CELLS_IN_ALL // 3)))])
+    sample = np.sort(order[: max(1, int(np.searchsorted(cells, limit // 3)))])
     found, _ = search.errors(shared, sample)
     ranks = (found / np.maximum(np.median(found, axis=1, keepdims=True), 1e-300)).mean(axis=0).argsort()
-    count = int(np.clip(_CELLS_IN_ALL // 2 // n_steps, 1, len(ranks)))
+    count = int(np.clip(limit // 2 // n_steps, 1, len(ranks)))
     errors = np.full(len(search.rows), np.nan)
     errors[sample] = found[:, ranks[0]]
     return shared.select(ranks[:count]), errors

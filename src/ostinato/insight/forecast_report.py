@@ -26,7 +26,8 @@ from ostinato.tasks.forecast.rows import prepare_rows
 from ostinato.training.run_folder import RunFolder
 
 BASELINES_S = 3.0  # per baseline, for the pictures; the scores beside them have their own time
-PICTURES_S = 2.0
+# what the pictures take, about: to draw, and for each step of the longest series
+PICTURES_S, PICTURES_STEP_S = 2.0, 2e-4
 REPORT = "report.html"
 
 
@@ -46,7 +47,7 @@ def write_forecast_report(
         path: its run folder.
         data: file or table in the form that `fit` took; the last horizon of every series is shown.
         future: as in `fit`.
-        budget_s: where less than 2 s are left the page comes without pictures, and says so.
+        budget_s: where this is too short for pictures the page comes without them, and says so.
 
     Raises:
         RunFolderError: there is no finished run at `path`.
@@ -54,11 +55,13 @@ def write_forecast_report(
     run = RunFolder.open(path)
     notes = list(forecaster.metrics_.get("notes", []))
     figures = []
-    has_time = budget_s is None or budget_s > PICTURES_S
+    table = forecaster.read(data, future)
+    needed_s = PICTURES_S + PICTURES_STEP_S * max(series.length for series in table.series)
+    has_time = budget_s is None or budget_s > needed_s
     if not has_time:
         notes.append("no pictures: the time was used up")
     try:
-        panels, n = _panels(forecaster, forecaster.read(data, future)) if has_time else ([], 0)
+        panels, n = _panels(forecaster, table) if has_time else ([], 0)
         if panels:
             seen = "not seen in training" if forecaster.test >= forecaster.horizon else "used for validation"
             shown = f" ({len(panels)} of {n} series)" if n > len(panels) else ""
