@@ -115,7 +115,7 @@ class _Run:
         self.step = self.epoch = 0
         self.validated_at: int | None = None
         self.logged = [0.0, 0.0]
-        self.rate, self.grad_norm = settings.learning_rate, math.nan
+        self.rate = self.grad_norm = math.nan
         self.is_late = self.must_probe = False
         self._batches: list[Batch] = []
         # Collected once: walking the modules at each step would cost more than many a step.
