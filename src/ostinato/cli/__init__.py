@@ -6,6 +6,7 @@ runs.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
@@ -16,4 +17,6 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command with `arguments` (by default those of the process) and exit: 0, 1, 2 or 130."""
     from ostinato.cli.commands import app
 
+    if sys.stdout is None:  # closed by whoever started us (>&-): nobody wants the result
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
     sys.exit(app(arguments))
