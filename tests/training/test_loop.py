@@ -201,9 +201,7 @@ def test_the_untrained_model_takes_part(programs):
     assert (history.best, history.best_step) == (1.0, 0)
     assert torch.equal(weights(model), untrained)
     assert torch.equal(seen[0], untrained)
-    assert history.row(0) == {"step": 0, "epoch": 0, "loss": 1.0} | {
-        "elapsed_s": history["elapsed_s"][0]
-    }
+    assert history.row(0) == {"step": 0, "epoch": 0, "loss": 1.0} | {"elapsed_s": history["elapsed_s"][0]}
 
 
 def test_mode_max_and_an_unknown_monitor(programs):

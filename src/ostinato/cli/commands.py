@@ -171,6 +171,8 @@ def train_forecast(  # noqa: PLR0913 - one parameter per option is Typer's way
 
 
 def _print_training(result: dict[str, Any], *, json: bool, quiet: bool) -> None:
+    if not result:
+        return
     output.print_notes(result["notes"], quiet)
     if json:
         output.print_json(result)

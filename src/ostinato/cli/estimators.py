@@ -43,14 +43,16 @@ def train_forecast(
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Fit a forecaster and return what its run folder says: metrics of model and baselines, notes, and where
-    it lies.
+    it lies. Under torchrun the first process writes and speaks; the others return nothing.
 
     Settings are the forecaster's defaults, then the file `config`, then `overrides`, then `options`.
 
     Raises:
         InputError: `out` exists already and `resume` is false; a setting is wrong.
     """
-    if out.exists() and not resume:
+    from ostinato.training.distributed import is_first_process
+
+    if out.exists() and not resume and is_first_process():
         raise InputError(
             f"{out}: exists already; continue that run with --resume, or choose another folder with --out"
         )
@@ -71,6 +73,8 @@ def train_forecast(
         resume=resume,
         started_s=STARTED_S - _report_s(forecaster.max_time_s),
     )
+    if not is_first_process():
+        return {}
     from ostinato.insight.forecast_report import REPORT, write_forecast_report
     from ostinato.training.run_folder import RunFolder
 

@@ -20,6 +20,11 @@ from ostinato.errors import InputError
 from ostinato.training.settings import TrainingSettings
 
 
+def is_first_process() -> bool:
+    """Whether this process writes files and speaks: the only one, or rank 0 of those started by torchrun."""
+    return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") == "0"
+
+
 class Processes:
     """This process among those that `torchrun` started (or alone).
 

@@ -29,6 +29,7 @@ from ostinato.tasks.forecast.rows import PreparedRows, prepare_rows, row_groups,
 from ostinato.tasks.forecast.session import Session
 from ostinato.tasks.forecast.settings import ForecastSettings
 from ostinato.tasks.forecast.tables import ForecastColumns, like, read_table, with_season
+from ostinato.training.distributed import is_first_process
 from ostinato.training.metrics import seasonal_naive_scale
 from ostinato.training.run_folder import RunFolder, is_committed
 
@@ -173,7 +174,7 @@ class Forecaster(Estimator):
         table = read_table(data, spec=spec, future=future)
         table = table if settings.season is None else with_season(table, settings.season)
         table = drop_short(table, settings.minimum_length + settings.test)
-        run = None if folder is None else RunFolder.create(folder, exist_ok=resume)
+        run = RunFolder.create(folder, exist_ok=resume) if folder and is_first_process() else None
         try:
             self._fit(table, settings, folder, resume, started_s)
         except BaseException:  # also Ctrl-C: a folder without a checkpoint would only be in the way
@@ -317,8 +318,7 @@ class Forecaster(Estimator):
         return like(data, columns.result())
 
     def read(self, data: Any, future: Any = None) -> SeriesTable:
-        """The table that `evaluate` and `predict` see: data in the form that `fit` took, read as `fit` read
-        it."""
+        """The table that `evaluate` and `predict` see: data in the form that `fit` took, read as there."""
         return self._table(data, future)
 
     def session(self, data: Any = None) -> Session:

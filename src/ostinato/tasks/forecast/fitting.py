@@ -184,7 +184,10 @@ def _shards(
     )
     width = len(preparation.feature_names) + 2 * columns.ahead_size + 8
     size = max(1, GROUP_CELLS // (int(split.end.max()) * width))
-    groups = [np.arange(i, min(i + size, len(split.members))) for i in range(0, len(split.members), size)]
+    # Validation looks at the first group only; a shuffled one speaks for all.
+    order = np.random.default_rng(0).permutation(len(split.members))
+    order = order if size < len(order) else np.sort(order)
+    groups = [order[i : i + size] for i in range(0, len(order), size)]
 
     def prepare(group: Indices) -> Any:
         members = [split.members[i] for i in group]

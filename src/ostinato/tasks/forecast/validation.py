@@ -127,4 +127,5 @@ def calibrate(engine: Engine, check: Check, witnesses: float, quantiles: Floats 
         scale = check.prepared.history.scale[rows, at][:, None, None]
         quantiles = np.moveaxis(np.quantile((paths - last) / scale, LEVELS, axis=1), 0, -1)
     y, mask = check.prepared.targets(check.preparation, rows, at, engine.horizon, limits)
-    return Calibration.fit(quantiles, y.astype(np.float64), mask, np.array(LEVELS), witnesses)
+    # Errors within a window go together, but are not the same: a window counts for two.
+    return Calibration.fit(quantiles, y.astype(np.float64), mask, np.array(LEVELS), 2.0 * witnesses)
