@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from ostinato.data import smoothing
+from ostinato.data import smoothing_search
 from ostinato.data.smoothing import (
     OFF,
     SmoothingParameters,
     SmoothingState,
     advance,
-    fit_smoothing,
     forecast,
 )
+from ostinato.data.smoothing_search import fit_smoothing
 
 SEASONS = (5, 12)
 
@@ -103,8 +103,10 @@ def test_a_search_that_is_too_large_is_cut_down_but_still_finds_the_season(monke
     t = np.arange(96)
     rows = [5 + 3 * np.sin(2 * np.pi * t / 12) + rng.normal(0, 0.2, 96) for _ in range(40)]
     seen = []
-    original = smoothing.advance
-    monkeypatch.setattr(smoothing, "advance", lambda s, p, m, y: seen.append(len(y)) or original(s, p, m, y))
+    original = smoothing_search.advance
+    monkeypatch.setattr(
+        smoothing_search, "advance", lambda s, p, m, y: seen.append(len(y)) or original(s, p, m, y)
+    )
     gains, error = fit_smoothing(rows, (12,), 6, cells=limit)
     assert sum(seen) <= max(limit, 96 * 160), f"{sum(seen)} values passed over, allowed {limit}"
     assert (gains.gamma[:, 0] >= 0).mean() > 0.9

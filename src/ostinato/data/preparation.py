@@ -16,15 +16,14 @@ from numpy.typing import NDArray
 
 from ostinato.data.memory import History, PreparedState
 from ostinato.data.smoothing import (
-    CELLS_IN_ALL,
     Floats,
     SmoothingParameters,
     SmoothingState,
     advance,
-    fit_smoothing,
     forecast,
     horizon_weights,
 )
+from ostinato.data.smoothing_search import CELLS_IN_ALL, fit_smoothing
 from ostinato.errors import InputError
 
 Indices = NDArray[np.int64]

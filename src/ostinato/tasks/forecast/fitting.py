@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ostinato.data.preparation import Indices, Preparation
-from ostinato.data.smoothing import CELLS_IN_ALL
+from ostinato.data.smoothing_search import CELLS_IN_ALL
 from ostinato.data.table import SeriesTable
 from ostinato.errors import DataError
 from ostinato.models.forecaster import AutoregressiveForecaster, DirectForecaster
