@@ -113,18 +113,34 @@ def test_an_endless_source_with_steps(programs):
     assert (history.steps, history.epochs, history.stopped) == (20, 0, "steps")
 
 
-def test_a_time_budget_bounds_validation_too(programs):
-    calls = []
+class VirtualTime:
+    """A clock that only what happens moves on: a little at each look, and as long as one says."""
 
-    def slow(model):
-        calls.append(time.monotonic())
-        time.sleep(0.15)
-        return {"loss": 1.0 / len(calls)}
+    def __init__(self, monkeypatch):
+        self.now_s = 100.0
+        monkeypatch.setattr(time, "monotonic", self.look)
 
-    started_s = time.monotonic()
+    def look(self):
+        self.now_s += 1e-3
+        return self.now_s
+
+    def validation(self, lasts_s):
+        calls = []
+
+        def slow(model):
+            calls.append(self.now_s)
+            self.now_s += lasts_s
+            return {"loss": 1.0 / len(calls)}
+
+        return slow
+
+
+def test_a_time_budget_bounds_validation_too(programs, monkeypatch):
+    clock = VirtualTime(monkeypatch)
+    slow = clock.validation(0.15)
     history = fit(programs.Net(), programs.batches(200), slow, max_time_s=1.0, validate_every_epochs=1)
-    spent_s = time.monotonic() - started_s
-    assert spent_s < 1.0, f"took {spent_s:.3f} s"
+    spent_s = clock.now_s - 100.0
+    assert 0.7 < spent_s < 1.0, f"took {spent_s:.3f} s"
     assert history.stopped == "time"
     assert history.steps > 5
     # The last weights were validated before the time ran out.
@@ -132,17 +148,14 @@ def test_a_time_budget_bounds_validation_too(programs):
     assert not math.isnan(history["loss"][-1])
 
 
-def test_a_time_budget_finds_out_what_a_validation_costs(programs):
-    def slow(model):
-        time.sleep(0.4)
-        return {"loss": 1.0}
-
-    started_s = time.monotonic()
+def test_a_time_budget_finds_out_what_a_validation_costs(programs, monkeypatch):
+    clock = VirtualTime(monkeypatch)
+    slow = clock.validation(0.4)
     history = fit(
         programs.Net(), itertools.cycle(programs.batches(3)), slow, max_time_s=1.5, validate_every_epochs=None
     )
-    spent_s = time.monotonic() - started_s
-    assert spent_s < 1.5, f"took {spent_s:.3f} s"
+    spent_s = clock.now_s - 100.0
+    assert 0.7 < spent_s < 1.5, f"took {spent_s:.3f} s"
     assert history.best_step is not None
 
 

@@ -146,7 +146,9 @@ class _Run:
             reason = self._reason_to_stop()
             if self.store and not reason and self.watch.consecutive == 0:
                 self.store.checkpoint_if_due(self, self.step > step, self.epoch > epoch)
-        if self.processes.all_agree(reason != "time" or self.clock.fits("validation", "checkpoint")):
+        # Its time was kept; the margin is for what the last step took beyond its prediction.
+        has_time = reason != "time" or self.clock.fits("validation", "checkpoint", margin=1.0)
+        if self.processes.all_agree(has_time):
             self._validate()
         self._log()
         self.history.stopped = reason
@@ -163,7 +165,8 @@ class _Run:
         buffers = [buffer.clone() for buffer in self._buffers]
         taken, total, count, reason = self._accumulate()
         # One message carries all that the processes must agree on.
-        fits, late_s = self.clock.fits("step", "validation", "checkpoint"), s.max_time_s
+        # Two steps: what is left of this one, and the next.
+        fits, late_s = self.clock.fits("step", "step", "validation", "checkpoint"), s.max_time_s
         probes = (
             late_s is not None and not self.clock.knows("validation") and self.clock.elapsed_s > 0.2 * late_s
         )
@@ -329,6 +332,8 @@ class _Run:
         self.validated_at = self.step
         self._log(metrics)
         self.clock.took("validation", time.monotonic() - started_s)
+        # A step that no validation could follow any more would be for nothing.
+        self.is_late = not self.processes.all_agree(self.clock.fits("step", "validation", "checkpoint"))
         self._notify(events.Validated(self.step, self.epoch, metrics, is_best, self.clock.elapsed_s))
 
     def _log(self, metrics: dict[str, float] | None = None) -> None:

@@ -94,14 +94,14 @@ class Clock:
         if len(durations) > 3:
             del durations[0]
 
-    def cost_s(self, *kinds: str) -> float:
+    def cost_s(self, *kinds: str, margin: float = 1.1) -> float:
         """Predicted duration of one of each kind; 0 for a kind never seen."""
-        return sum(1.1 * max(self._durations[kind], default=0.0) for kind in kinds)
+        return sum(margin * max(self._durations[kind], default=0.0) for kind in kinds)
 
     def knows(self, kind: str) -> bool:
         """Whether a duration of this kind was recorded."""
         return bool(self._durations[kind])
 
-    def fits(self, *kinds: str) -> bool:
+    def fits(self, *kinds: str, margin: float = 1.1) -> bool:
         """Whether one of each kind still ends within the budget."""
-        return self.budget_s is None or self.elapsed_s + self.cost_s(*kinds) <= self.budget_s
+        return self.budget_s is None or self.elapsed_s + self.cost_s(*kinds, margin=margin) <= self.budget_s
