@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from ostinato.data.preparation import Indices, Preparation
 from ostinato.data.smoothing_search import CELLS_IN_ALL
@@ -68,7 +67,6 @@ def fit_engine(
     folder: Path | None,
     resume: bool,
     started_s: float,
-    listeners: Sequence[Any] = (),
 ) -> tuple[Engine, History]:
     """Fit every part of a forecaster to the first `ends[i]` steps of the series of `table`.
 
@@ -79,7 +77,6 @@ def fit_engine(
         folder: for checkpoints and history; None: nothing is written.
         resume: continue from the folder's newest checkpoint.
         started_s: `time.monotonic()` when the command began; `max_time_s` counts from there.
-        listeners: of training.
     """
     split = split_rows(table, ends, settings.horizon)
     columns = Columns.fit(table, ends)
@@ -90,7 +87,7 @@ def fit_engine(
     preparing_started_s = time.monotonic()
     first = source.shard(0)
     preparing_s = (time.monotonic() - preparing_started_s) * len(shards)
-    model = _network(first, preparation, columns, settings)
+    model = build_network(first.x.shape[-1], preparation, columns, settings)
     engine = Engine(
         model,
         preparation,
@@ -122,7 +119,6 @@ def fit_engine(
         validate=lambda _: {"loss": validation_loss(engine, checks, shape)},
         folder=folder,
         resume=resume,
-        listeners=listeners,
         device=settings.device,
         progress=settings.progress,
     )
@@ -219,40 +215,17 @@ def _source(
     return WindowSource(shards, limits, preparation, shape, seed=settings.seed), shape
 
 
-def _network(
-    prepared: PreparedRows, preparation: Preparation, columns: Columns, settings: ForecastSettings
-) -> DirectForecaster | AutoregressiveForecaster:
-    return build_network(prepared.x.shape[-1], preparation, columns, settings)
-
-
 def build_network(
     input_size: int, preparation: Preparation, columns: Columns, settings: ForecastSettings
 ) -> DirectForecaster | AutoregressiveForecaster:
     """The untrained network that settings and preparation call for."""
     anchors = len(preparation.anchor_names)
+    shared: dict[str, Any] = {
+        name: getattr(settings, name) for name in ("cell", "hidden_size", "num_layers", "members", "dropout")
+    }
     if settings.head == "quantile":
-        return DirectForecaster(
-            input_size,
-            columns.ahead_size,
-            anchors,
-            settings.horizon,
-            LEVELS,
-            cell=settings.cell,
-            hidden_size=settings.hidden_size,
-            num_layers=settings.num_layers,
-            members=settings.members,
-            dropout=settings.dropout,
-        )
-    return AutoregressiveForecaster(
-        input_size,
-        anchors,
-        settings.head,
-        cell=settings.cell,
-        hidden_size=settings.hidden_size,
-        num_layers=settings.num_layers,
-        members=settings.members,
-        dropout=settings.dropout,
-    )
+        return DirectForecaster(input_size, columns.ahead_size, anchors, settings.horizon, LEVELS, **shared)
+    return AutoregressiveForecaster(input_size, anchors, settings.head, **shared)
 
 
 def _start(
@@ -306,8 +279,3 @@ def _training_settings(settings: ForecastSettings, budget_s: float | None, epoch
         patience_validations=None if fixed else settings.patience,
         seed=settings.seed,
     )
-
-
-def count_parameters(model: nn.Module) -> int:
-    """How many numbers are trained."""
-    return sum(p.numel() for p in model.parameters())
