@@ -185,6 +185,12 @@ class Preparation:
         )
         return both.select(index)
 
+    def units(self, row_ids: Sequence[str]) -> Floats:
+        """The loss unit of the named rows; the median for rows that were not in training."""
+        known = dict(zip(self.row_ids, self.unit, strict=True))
+        typical = float(np.median(self.unit))
+        return np.array([known.get(name, typical) for name in row_ids])
+
     def start(self, rows: int) -> PreparedState:
         """The state of rows of which nothing was seen."""
         return PreparedState(

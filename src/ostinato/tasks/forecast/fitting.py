@@ -21,7 +21,7 @@ from ostinato.tasks.forecast.engine import LEVELS, Engine
 from ostinato.tasks.forecast.rows import GROUP_CELLS, Columns, PreparedRows, prepare_rows, row_id
 from ostinato.tasks.forecast.settings import ForecastSettings
 from ostinato.tasks.forecast.validation import blend, calibrate, check_origins, validation_loss, witnesses
-from ostinato.tasks.forecast.windows import WindowShape, WindowSource, unit_of
+from ostinato.tasks.forecast.windows import WindowShape, WindowSource
 from ostinato.training.history import History
 from ostinato.training.loop import train
 from ostinato.training.settings import TrainingSettings
@@ -244,7 +244,7 @@ def _start(
     at = np.minimum((earliest + rng.random(512) * (latest - earliest)).astype(np.int64), limits[rows] - 1)
     _, anchors = prepared.relative(preparation, rows, at, H)
     y, mask = prepared.targets(preparation, rows, at, H, limits[rows])
-    weight = (prepared.history.scale[rows, at] / unit_of(prepared, preparation, rows))[:, None] * mask
+    weight = (prepared.history.scale[rows, at] / prepared.units[rows])[:, None] * mask
     error = (np.abs(anchors - y[..., None]) * weight[..., None]).sum((0, 1)) / max(weight.sum(), 1e-9)
     score = np.maximum(-6.0 * (error / max(error.min(), 1e-9) - 1.0), -4.0)
     mixture = np.exp(score) / np.exp(score).sum()

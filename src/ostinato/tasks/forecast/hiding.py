@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ostinato.data.interpolation import Indices, Mask, gap_lengths
+from ostinato.tasks.forecast.drawn import DrawnSource
 from ostinato.tasks.forecast.gaps import GapRows, Places, margin_of, window_batch
 from ostinato.types import Batch
 
@@ -141,11 +142,8 @@ def _edge(rows: GapRows, row: int, begin: int, span: int, width: int, at_end: bo
     return place, slice(end - span, end)
 
 
-class HoleSource:
+class HoleSource(DrawnSource):
     """Batches of random windows with values hidden at random.
-
-    Batch j of epoch e is a function of (seed, e, j), so the position is two numbers. With several processes
-    each takes its share of every batch's rows.
 
     Args:
         rows: all of them.
@@ -159,35 +157,18 @@ class HoleSource:
     def __init__(
         self, rows: GapRows, holes: Holes, allowed: Sequence[Mask], width: int, size: int, *, seed: int
     ):
+        super().__init__(seed)
         self.rows, self.holes, self.allowed = rows, holes, allowed
-        self.width, self.size, self.seed = width, size, seed
-        self.epoch = self.index = 0
-        self.rank, self.world_size = 0, 1
+        self.width, self.size = width, size
         self.margin = margin_of(rows.scaling.seasons, width)
         self.batches = max(20, int(rows.lengths.sum()) // (size * width))
 
     def __len__(self) -> int:
         return self.batches
 
-    def __iter__(self) -> Iterator[Batch]:
-        while self.index < self.batches:
-            rng = np.random.default_rng([self.seed, self.epoch, self.index])
-            self.index += 1
-            share = self.draw(rng).select(slice(self.rank, None, self.world_size))
-            yield window_batch(self.rows, share, self.margin, self.allowed).batch
-        self.epoch, self.index = self.epoch + 1, 0
-
-    def state_dict(self) -> dict[str, int]:
-        """The position."""
-        return {"epoch": self.epoch, "index": self.index}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go to a position."""
-        self.epoch, self.index = int(state["epoch"]), int(state["index"])
-
-    def set_share(self, rank: int, world_size: int) -> None:
-        """Take every `world_size`-th window of each batch, from window `rank` on."""
-        self.rank, self.world_size = rank, world_size
+    def _batch(self, number: int) -> Batch:
+        share = self.draw(np.random.default_rng([self.seed, self.epoch, number])).select(self.share)
+        return window_batch(self.rows, share, self.margin, self.allowed).batch
 
     def draw(self, rng: np.random.Generator) -> Places:
         """B windows; longer rows more often, but not in proportion: short ones must be learned too."""

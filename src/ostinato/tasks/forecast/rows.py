@@ -135,6 +135,7 @@ class PreparedRows:
         values: (R, T) original values, NaN where missing and in the padding.
         seen: (R, T) how many values are known up to and with each step.
         parameters: smoothing gains of the rows.
+        units: (R,) of the loss; for a row that was not in training the median of all.
         history: the preparation at every step.
         x: (R, T, D) inputs of the encoder.
         ahead: (R, T + H, P) what is known in advance.
@@ -147,6 +148,7 @@ class PreparedRows:
     values: Floats
     seen: NDArray[np.int32]
     parameters: SmoothingParameters
+    units: Floats
     history: History
     x: Single
     ahead: Single
@@ -198,7 +200,19 @@ def prepare_rows(
     x = encoder_inputs(history.features, ahead[:, 1 : T + 1], observed)
     index = np.array(members, dtype=np.int64)
     seen = np.cumsum(~np.isnan(values), axis=1, dtype=np.int32)
-    return PreparedRows(ids, index[:, 0], index[:, 1], lengths, values, seen, parameters, history, x, ahead)
+    return PreparedRows(
+        ids=ids,
+        series=index[:, 0],
+        target=index[:, 1],
+        lengths=lengths,
+        values=values,
+        seen=seen,
+        parameters=parameters,
+        units=preparation.units(ids),
+        history=history,
+        x=x,
+        ahead=ahead,
+    )
 
 
 def row_groups(

@@ -16,7 +16,7 @@ from ostinato.tasks.forecast.calibration import Calibration
 from ostinato.tasks.forecast.engine import LEVELS, Engine
 from ostinato.tasks.forecast.rows import PreparedRows
 from ostinato.tasks.forecast.settings import ForecastSettings
-from ostinato.tasks.forecast.windows import WindowShape, WindowSource, unit_of, window_batch
+from ostinato.tasks.forecast.windows import WindowShape, WindowSource, window_batch
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def blend(engine: Engine, check: Check, witnesses: float, shape: WindowShape) ->
 
 def _losses(check: Check, quantiles: Floats, y: NDArray[Any], mask: NDArray[np.bool_]) -> Floats:
     """Weighted pinball loss of every origin: (n,)."""
-    unit = unit_of(check.prepared, check.preparation, check.rows)
+    unit = check.prepared.units[check.rows]
     weight = np.clip(check.prepared.history.scale[check.rows, check.at] / unit, 0.0, 10.0)
     error = y[..., None] - quantiles
     levels = np.array(LEVELS)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from ostinato.data.preparation import Indices, Preparation
+from ostinato.tasks.forecast.drawn import DrawnSource
 from ostinato.tasks.forecast.rows import PreparedRows
 from ostinato.types import Batch
 
@@ -34,11 +35,8 @@ class WindowShape:
     autoregressive: bool
 
 
-class WindowSource:
+class WindowSource(DrawnSource):
     """Batches of random windows from the training part of prepared rows.
-
-    Batch j of epoch e is a function of (seed, e, j), so the position is two numbers and a resumed run sees
-    what the uninterrupted one would have seen. With several processes each takes its share of a batch's rows.
 
     Args:
         shards: functions that prepare groups of rows; one group is in memory, an epoch visits all.
@@ -57,15 +55,8 @@ class WindowSource:
         *,
         seed: int,
     ):
-        self.shards, self.limits, self.preparation, self.shape, self.seed = (
-            shards,
-            limits,
-            preparation,
-            shape,
-            seed,
-        )
-        self.epoch = self.index = 0
-        self.rank, self.world_size = 0, 1
+        super().__init__(seed)
+        self.shards, self.limits, self.preparation, self.shape = shards, limits, preparation, shape
         self._loaded: tuple[int, PreparedRows] | None = None
         # An epoch draws about as many steps as there are, and never so few that it is not worth a validation.
         per_shard = [int(limit.sum()) // (shape.rows * shape.context) for limit in limits]
@@ -74,27 +65,11 @@ class WindowSource:
     def __len__(self) -> int:
         return sum(self.batches)
 
-    def __iter__(self) -> Iterator[Batch]:
-        while self.index < len(self):
-            j = self.index
-            self.index += 1
-            # Shards are visited in a random order, each for as many batches as it holds steps for.
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.shards))
-            ends = np.cumsum([self.batches[i] for i in order])
-            yield self._draw(int(order[np.searchsorted(ends, j, side="right")]), j)
-        self.epoch, self.index = self.epoch + 1, 0
-
-    def state_dict(self) -> dict[str, int]:
-        """The position."""
-        return {"epoch": self.epoch, "index": self.index}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go to a position."""
-        self.epoch, self.index = int(state["epoch"]), int(state["index"])
-
-    def set_share(self, rank: int, world_size: int) -> None:
-        """Take every `world_size`-th row of each batch, from row `rank` on."""
-        self.rank, self.world_size = rank, world_size
+    def _batch(self, number: int) -> Batch:
+        # Shards are visited in a random order, each for as many batches as it holds steps for.
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.shards))
+        ends = np.cumsum([self.batches[i] for i in order])
+        return self._draw(int(order[np.searchsorted(ends, number, side="right")]), number)
 
     def shard(self, number: int) -> PreparedRows:
         """The prepared rows of one shard; the last one asked for stays in memory."""
@@ -106,7 +81,6 @@ class WindowSource:
     def _draw(self, number: int, index: int) -> Batch:
         rng = np.random.default_rng([self.seed, self.epoch, index])
         prepared, limits, shape = self.shard(number), self.limits[number], self.shape
-        share = slice(self.rank, None, self.world_size)
         # A longer row is drawn more often, but not in proportion: short rows must be learned too.
         weight = np.sqrt(limits.astype(np.float64))
         rows = rng.choice(len(limits), size=shape.rows, p=weight / weight.sum())
@@ -121,10 +95,10 @@ class WindowSource:
             prepared,
             self.preparation,
             shape,
-            rows[share],
-            starts[share],
-            offsets.astype(np.int64)[share],
-            limits[rows[share]],
+            rows[self.share],
+            starts[self.share],
+            offsets.astype(np.int64)[self.share],
+            limits[rows[self.share]],
         )
 
 
@@ -163,8 +137,7 @@ def window_batch(
     flat = np.repeat(rows, offsets.shape[1])
     future, anchors = prepared.relative(preparation, flat, at, shape.horizon)
     y, mask = prepared.targets(preparation, flat, at, shape.horizon, np.repeat(limits, offsets.shape[1]))
-    unit = unit_of(prepared, preparation, flat)
-    weight = np.clip(prepared.history.scale[flat, at] / unit, 0.0, 10.0)
+    weight = np.clip(prepared.history.scale[flat, at] / prepared.units[flat], 0.0, 10.0)
     shaped = (*offsets.shape, shape.horizon)
     return _tensors(
         x=x,
@@ -175,14 +148,6 @@ def window_batch(
         mask=mask.reshape(shaped),
         weight=np.broadcast_to(weight.reshape(*offsets.shape, 1), shaped),
     )
-
-
-def unit_of(prepared: PreparedRows, preparation: Preparation, rows: Indices) -> np.ndarray:
-    """The training unit of each row; for a row that was not in training, the median of all."""
-    known = dict(zip(preparation.row_ids, preparation.unit, strict=True))
-    typical = float(np.median(preparation.unit))
-    units = np.array([known.get(name, typical) for name in prepared.ids])
-    return units[rows]
 
 
 def _tensors(**arrays: np.ndarray) -> Batch:
