@@ -1,4 +1,5 @@
 # `make demo` runs the main job on bundled real data, `make test` passes the tests, `make lint` checks style and types.
+# `make native` builds the native kernels into the checkout, incrementally; `make sanitize` runs their C++ tests.
 # Each creates .venv in the checkout root when it is missing or older than pyproject.toml.
 PYTHON ?= python3
 VENV := .venv
@@ -6,15 +7,29 @@ BIN := $(VENV)/bin
 # The CPU build of torch is small; elsewhere `make TORCH=torch` takes the registry's default build.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test lint format install clean
+# Two builds at once would write the same files.
+LOCKED := $(if $(shell command -v flock),flock build/.lock)
+
+.PHONY: demo test lint format install native clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --editable ".[test,lint]"
+	$(BIN)/python -m pip install --quiet --editable ".[test,lint,native]" -C wheel.cmake=false -C wheel.py-api=py3
 	touch $@
 
 install: $(VENV)/.installed
+
+# An existing environment is taken as it is, so that this is quick and safe while tests run.
+native: $(if $(wildcard $(VENV)/.installed),,install)
+	@mkdir -p build && $(LOCKED) sh -ec '\
+	  test -f build/dev/build.ninja || $(BIN)/cmake -S . -B build/dev -G Ninja -D CMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+	    -D Python_EXECUTABLE=$(abspath $(BIN))/python -D CMAKE_BUILD_TYPE=Release -D OSTINATO_TESTS=ON; \
+	  $(BIN)/cmake --build build/dev; \
+	  for module in build/dev/_native*.so; do \
+	    cmp -s $$module src/ostinato/$$(basename $$module) && continue; \
+	    cp $$module src/ostinato/.new.so; mv -f src/ostinato/.new.so src/ostinato/$$(basename $$module); \
+	  done'
 
 demo: install
 	$(BIN)/ostinato demo forecast
