@@ -102,6 +102,17 @@ TABLE = [
     Row("gru-norm-before", "GRU", {"norm": "layer", "reset_after": False}),
     Row("gru-learned", "GRU", {"learn_initial_state": True, "residual": True}),
     Row("gru-dropout", "GRU", MASKS, has_random_masks=True),
+    Row("mingru", "MinGRU"),
+    Row("mingru-linear-norm", "MinGRU", {"candidate": "linear", "norm": "layer"}),
+    Row("minlstm", "MinLSTM"),
+    Row("minlstm-linear-no-bias", "MinLSTM", {"candidate": "linear", "bias": False}),
+    Row("rglru", "RGLRU"),
+    Row(
+        "rglru-everything", "RGLRU",
+        {**{name: 0.3 for name in ("dropout_in", "dropout_between", "dropout_out")}, "norm": "layer",
+         "residual": True, "learn_initial_state": True},
+        has_random_masks=True,
+    ),
     Row("own-cell", "Recurrent"),
     Row(
         "own-cell-learned", "Recurrent", {"learn_initial_state": True, "dropout_out": 0.3},

@@ -10,27 +10,32 @@ from ostinato.errors import InputError
 from ostinato.layers.options import LayerOptions
 
 B, T, D, H = 3, 6, 5, 7
+# The linear recurrences have no `weight_hh`.
+_GATED = ("RNN", "LSTM", "GRU")
+_LINEAR = ("MinGRU", "MinLSTM", "RGLRU")
+_ALL = (*_GATED, *_LINEAR)
 # Option -> a value that must change the output of these layers, in training mode.
 ACTS = {
-    "norm": ("layer", ("RNN", "LSTM", "GRU")),
+    "norm": ("layer", _ALL),
     "peephole": (True, ("LSTM",)),
     "coupled_gates": (True, ("LSTM",)),
     "proj_size": (3, ("LSTM",)),
     "reset_after": (False, ("GRU",)),
     "nonlinearity": ("relu", ("RNN",)),
-    "zoneout_h": (0.3, ("RNN", "LSTM", "GRU")),
+    "candidate": ("linear", ("MinGRU", "MinLSTM")),
+    "zoneout_h": (0.3, _GATED),
     "zoneout_c": (0.3, ("LSTM",)),
-    "dropout_in": (0.3, ("RNN", "LSTM", "GRU")),
-    "dropout_between": (0.3, ("RNN", "LSTM", "GRU")),
-    "dropout_out": (0.3, ("RNN", "LSTM", "GRU")),
-    "dropout_recurrent": (0.3, ("RNN", "LSTM", "GRU")),
-    "weight_drop": (0.3, ("RNN", "LSTM", "GRU")),
-    "residual": (True, ("RNN", "LSTM", "GRU")),
-    "learn_initial_state": (True, ("RNN", "LSTM", "GRU")),
-    "init": ("orthogonal", ("RNN", "LSTM", "GRU")),
-    "torch_compatible": (True, ("RNN", "LSTM", "GRU")),
-    "backend": ("reference", ("RNN", "LSTM", "GRU")),
-    "strict": (True, ("RNN", "LSTM", "GRU")),
+    "dropout_in": (0.3, _ALL),
+    "dropout_between": (0.3, _ALL),
+    "dropout_out": (0.3, _ALL),
+    "dropout_recurrent": (0.3, _GATED),
+    "weight_drop": (0.3, _GATED),
+    "residual": (True, _ALL),
+    "learn_initial_state": (True, _ALL),
+    "init": ("orthogonal", _ALL),
+    "torch_compatible": (True, _ALL),
+    "backend": ("reference", _GATED),
+    "strict": (True, _GATED),
 }
 # Tested where their effect shows: the layout with torch_compatible.
 ELSEWHERE = {"batch_first", "dropout"}
@@ -106,7 +111,10 @@ def test_an_unknown_name_is_refused_with_the_known_ones(name, told, expected):
 @pytest.mark.parametrize(("name", "told"), [
     ("RNN", {"peephole": True}), ("GRU", {"proj_size": 2}), ("GRU", {"zoneout_c": 0.1}),
     ("RNN", {"reset_after": True}), ("LSTM", {"nonlinearity": "relu"}), ("LSTM", {"proj_size": H}),
-    ("RNN", {"init": {"chrono": 10}}),
+    ("RNN", {"init": {"chrono": 10}}), ("MinGRU", {"zoneout_h": 0.1}),
+    ("MinLSTM", {"dropout_recurrent": 0.1}),
+    ("RGLRU", {"weight_drop": 0.1}), ("RGLRU", {"candidate": "linear"}), ("RGLRU", {"init": {"chrono": 10}}),
+    ("MinGRU", {"init": {"forget_bias": 1.0}}), ("MinLSTM", {"init": {"recurrent": "orthogonal"}}),
     ("GRU", {"init": {"forget_bias": 1.0}}), ("LSTM", {"bias": False, "init": {"forget_bias": 1.0}}),
     ("LSTM", {"init": {"chrono": 1}}), ("LSTM", {"num_layers": 1, "residual": True}),
     ("LSTM", {"num_layers": 1, "dropout_between": 0.1}),

@@ -51,6 +51,7 @@ class CellOptions:
         peephole: gates see the cell state (LSTM; Gers and Schmidhuber 2000).
         coupled_gates: f = 1 - i (LSTM; arXiv:1503.04069).
         projection: width of h after `weight_hr`, 0 for none (LSTM; arXiv:1402.1128).
+        candidate: `positive` or `linear` (minGRU, minLSTM).
         zoneout: leaf -> probability of keeping the old value (arXiv:1606.01305).
         training: random zoneout masks rather than their expectation.
     """
@@ -61,6 +62,7 @@ class CellOptions:
     peephole: bool = False
     coupled_gates: bool = False
     projection: int = 0
+    candidate: str = "positive"
     zoneout: Mapping[str, float] = field(default_factory=dict)
     training: bool = False
 
@@ -155,6 +157,55 @@ def gru_step(a: Tensor, state: Leaves, w: Weights, o: CellOptions, noise: Noise)
     return {"h": (1 - z) * n + z * h}
 
 
+def mingru_coefficients(a: Tensor, w: Weights, o: CellOptions) -> tuple[Tensor, Tensor]:
+    """1 - z and z n, with z = sigmoid(a_z)."""
+    a_z, a_n = a.chunk(2, -1)
+    # Two logistic functions rather than one subtraction: 1 - z keeps its relative accuracy where z is near 1.
+    return sigmoid(-a_z), sigmoid(a_z) * _candidate(a_n, o)
+
+
+def minlstm_coefficients(a: Tensor, w: Weights, o: CellOptions) -> tuple[Tensor, Tensor]:
+    """f / (i + f) and i n / (i + f), with i = sigmoid(a_i) and f = sigmoid(a_f)."""
+    a_i, a_f, a_n = a.chunk(3, -1)
+    # sigmoid(log f - log i) is f / (i + f), also where both are too small for a floating point number.
+    odds = F.logsigmoid(a_f) - F.logsigmoid(a_i)
+    return sigmoid(odds), sigmoid(-odds) * _candidate(a_n, o)
+
+
+def rglru_coefficients(a: Tensor, w: Weights, o: CellOptions) -> tuple[Tensor, Tensor]:
+    """d = sigmoid(decay)^(8 r) and sqrt(1 - d^2) i n, with r = sigmoid(a_r) and i = sigmoid(a_i)."""
+    a_r, a_i, a_n = a.chunk(3, -1)
+    log_d = 8 * F.logsigmoid(w.tensors["decay"]) * sigmoid(a_r)
+    # The square root of nothing has no derivative.
+    scale = torch.sqrt((-torch.expm1(2 * log_d)).clamp(min=torch.finfo(a.dtype).tiny))
+    return torch.exp(log_d), scale * (sigmoid(a_i) * a_n)
+
+
+def _candidate(a_n: Tensor, o: CellOptions) -> Tensor:
+    if o.candidate == "linear":
+        return a_n
+    return torch.where(a_n >= 0, a_n + 0.5, sigmoid(a_n))
+
+
+def mingru_step(a: Tensor, state: Leaves, w: Weights, o: CellOptions, noise: Noise) -> Leaves:
+    """h' = (1 - z) h + z n; n = g(a_n), g(v) = v + 0.5 for v >= 0 and sigmoid(v) below, or n = a_n."""
+    return _advance(state, *mingru_coefficients(a, w, o))
+
+
+def minlstm_step(a: Tensor, state: Leaves, w: Weights, o: CellOptions, noise: Noise) -> Leaves:
+    """h' = f / (i + f) h + i / (i + f) n, n as in the minGRU."""
+    return _advance(state, *minlstm_coefficients(a, w, o))
+
+
+def rglru_step(a: Tensor, state: Leaves, w: Weights, o: CellOptions, noise: Noise) -> Leaves:
+    """h' = d h + sqrt(1 - d^2) i a_n, d = sigmoid(decay)^(8 r)."""
+    return _advance(state, *rglru_coefficients(a, w, o))
+
+
+def _advance(state: Leaves, keep: Tensor, add: Tensor) -> Leaves:
+    return {"h": keep * state["h"] + add}
+
+
 def _dropped(h: Tensor, noise: Noise) -> Tensor:
     return h if noise.recurrent is None else h * noise.recurrent
 
@@ -170,6 +221,8 @@ class CellSpec:
         options: fields of `CellOptions` that this cell takes.
         step: its equations.
         source: who published them.
+        coefficients: where h' = keep * h + add and neither looks at h: `(keep, add)` from the input part.
+        vectors: parameters (H,) beside the weights.
     """
 
     name: str
@@ -178,6 +231,13 @@ class CellSpec:
     options: frozenset[str]
     step: Callable[[Tensor, Leaves, Weights, CellOptions, Noise], Leaves]
     source: str
+    coefficients: Callable[[Tensor, Weights, CellOptions], tuple[Tensor, Tensor]] | None = None
+    vectors: tuple[str, ...] = ()
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the next state is linear in the last one, unit by unit; then there is no `weight_hh`."""
+        return self.coefficients is not None
 
     def state_sizes(self, H: int, options: CellOptions) -> dict[str, tuple[int, ...]]:
         """Leaf -> shape without B."""
@@ -188,24 +248,25 @@ class CellSpec:
     ) -> dict[str, tuple[int, ...]]:
         """Name without the layer's suffix -> shape; the names and shapes of `torch.nn` come first."""
         rows = (self.gates - options.coupled_gates) * H
-        shapes: dict[str, tuple[int, ...]] = {
-            "weight_ih": (rows, D),
-            "weight_hh": (rows, options.projection or H),
-        }
+        kinds = ("ih",) if self.is_linear else ("ih", "hh")
+        widths = {"ih": D, "hh": options.projection or H}
+        shapes: dict[str, tuple[int, ...]] = {f"weight_{kind}": (rows, widths[kind]) for kind in kinds}
+        shapes |= {name: (H,) for name in self.vectors}
         if bias:
-            shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
+            shapes |= {f"bias_{kind}": (rows,) for kind in kinds}
         if options.projection:
             shapes["weight_hr"] = (options.projection, H)
         if options.peephole:
             shapes["peephole"] = (2 if options.coupled_gates else 3, H)
         if options.norm:
-            shapes |= {"norm_ih.weight": (rows,), "norm_hh.weight": (rows,)}
+            shapes |= {f"norm_{kind}.weight": (rows,) for kind in kinds}
             if "c" in self.leaves:
                 shapes |= {"norm_c.weight": (H,), "norm_c.bias": (H,)}
         return shapes
 
 
-_ANY = frozenset({"norm", "zoneout"})
+_LINEAR = frozenset({"norm"})
+_ANY = _LINEAR | {"zoneout"}
 CELLS: dict[str, CellSpec] = {
     spec.name: spec
     for spec in (
@@ -215,6 +276,18 @@ CELLS: dict[str, CellSpec] = {
             "Hochreiter and Schmidhuber 1997; Gers, Schmidhuber and Cummins 2000",
         ),
         CellSpec("gru", 3, ("h",), _ANY | {"reset_after"}, gru_step, "Cho et al. 2014, arXiv:1406.1078"),
+        CellSpec(
+            "mingru", 2, ("h",), _LINEAR | {"candidate"}, mingru_step, "Feng et al. 2024, arXiv:2410.01201",
+            mingru_coefficients,
+        ),
+        CellSpec(
+            "minlstm", 3, ("h",), _LINEAR | {"candidate"}, minlstm_step,
+            "Feng et al. 2024, arXiv:2410.01201", minlstm_coefficients,
+        ),
+        CellSpec(
+            "rglru", 3, ("h",), _LINEAR, rglru_step, "De et al. 2024, arXiv:2402.19427", rglru_coefficients,
+            ("decay",),
+        ),
     )
 }  # fmt: skip
 
@@ -286,11 +359,19 @@ def run(
 ) -> tuple[list[Tensor], Leaves, Sequence[Leaves]]:
     """A built-in cell over xs (T, B, D); `rules` go to `scan`. `hoisted` multiplies all inputs beforehand."""
     w = Weights(tensors, product)
-    parts = w.input_part(xs, options).unbind(0) if hoisted and len(xs) else None
+    a = w.input_part(xs, options) if hoisted and len(xs) else None
+    parts = None if a is None else a.unbind(0)
+    # Of a linear recurrence the coefficients need no loop either.
+    pairs: list[tuple[Tensor, Tensor]] = []
+    if a is not None and spec.coefficients is not None:
+        pairs = list(zip(*(part.unbind(0) for part in spec.coefficients(a, w, options)), strict=True))
 
     def step(t: int, leaves: Leaves) -> tuple[Tensor, Leaves]:
-        a = w.input_part(xs[t], options) if parts is None else parts[t]
-        return cell_step(spec, a, leaves, w, options, noise.at(t))
+        if pairs:
+            new = _advance(leaves, *pairs[t])
+            return new["h"], new
+        part = w.input_part(xs[t], options) if parts is None else parts[t]
+        return cell_step(spec, part, leaves, w, options, noise.at(t))
 
     return scan(step, len(xs), state, **rules)  # type: ignore[arg-type]
 

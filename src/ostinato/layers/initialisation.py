@@ -20,6 +20,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 _KNOWN = ("input", "recurrent", "bias", "forget_bias", "chrono")
 _WEIGHTS = ("torch", "xavier", "orthogonal")
+# Cells without `weight_hh`, and the cells whose biases `forget_bias` and `chrono` can set.
+_LINEAR = ("mingru", "minlstm", "rglru")
+_WITH_FORGET_GATE = ("lstm", "minlstm")
+_WITH_GATES = ("lstm", "gru", "mingru", "minlstm")
 
 
 def read_init(where: str, init: str | Mapping[str, Any], cell: str, *, bias: bool) -> dict[str, Any]:
@@ -28,9 +32,9 @@ def read_init(where: str, init: str | Mapping[str, Any], cell: str, *, bias: boo
     Args:
         where: begins error messages.
         init: a preset's name, or a mapping of `input` and `recurrent` (`torch`, `xavier`, `orthogonal`),
-            `bias` (`torch`, `zeros`), `forget_bias` (a number; LSTM) and `chrono` (the longest dependency
-            in steps, arXiv:1804.11188; LSTM and GRU).
-        cell: `rnn`, `lstm` or `gru`.
+            `bias` (`torch`, `zeros`), `forget_bias` (a number; LSTM and MinLSTM) and `chrono` (the longest
+            dependency in steps, arXiv:1804.11188; LSTM, GRU, MinLSTM, MinGRU).
+        cell: its name in `reference.CELLS`.
         bias: whether the layer has biases, which `forget_bias` and `chrono` set.
 
     Raises:
@@ -41,10 +45,11 @@ def read_init(where: str, init: str | Mapping[str, Any], cell: str, *, bias: boo
             raise InputError(f"{where}: init='chrono' needs the longest dependency; pass {{'chrono': steps}}")
         check_choice(where, "init", init, PRESETS)
         asked = dict(PRESETS[init])
-        if cell != "lstm" or not bias:
+        if cell not in _WITH_FORGET_GATE or not bias:
             asked.pop("forget_bias", None)
     else:
-        check_known(f"{where}: init", init, _KNOWN)
+        known = [name for name in _KNOWN if name != "recurrent" or cell not in _LINEAR]
+        check_known(f"{where}: init", init, known)
         asked = dict(init)
     settings: dict[str, Any] = {"input": "torch", "recurrent": "torch", "bias": "torch", **asked}
     for name in ("input", "recurrent"):
@@ -53,11 +58,14 @@ def read_init(where: str, init: str | Mapping[str, Any], cell: str, *, bias: boo
     for name in ("forget_bias", "chrono"):
         if name in settings and not bias:
             raise InputError(f"{where}: init: {name} sets biases, and bias=False; leave one of them out")
-    if "forget_bias" in settings and cell != "lstm":
-        raise InputError(f"{where}: init: forget_bias is for LSTM; this cell has no forget gate")
+    if "forget_bias" in settings and cell not in _WITH_FORGET_GATE:
+        raise InputError(f"{where}: init: forget_bias is for LSTM and MinLSTM; this cell has no forget gate")
     if "chrono" in settings:
-        if cell == "rnn":
-            raise InputError(f"{where}: init: chrono is for LSTM and GRU; this cell has no gates")
+        if cell not in _WITH_GATES:
+            raise InputError(
+                f"{where}: init: chrono is for LSTM, GRU, MinLSTM and MinGRU; this cell has no gate whose "
+                "bias sets how long it remembers"
+            )
         if not settings["chrono"] > 2:
             raise InputError(f"{where}: init: chrono={settings['chrono']!r}, expected more than 2 steps")
     return settings
@@ -76,7 +84,11 @@ def initialise(
     bound = 1 / math.sqrt(hidden_size)
     for name, tensor in tensors.items():
         kind = {"weight_ih": settings["input"], "weight_hh": settings["recurrent"]}.get(name, "torch")
-        if name.startswith("norm"):
+        if name == "decay":
+            # What an open recurrence gate keeps of the state: uniform in 0.9 … 0.999 (arXiv:2402.19427).
+            kept = torch.empty_like(tensor).uniform_(0.9, 0.999)
+            tensor.copy_(-torch.log(torch.expm1(-torch.log(kept) / 8)))
+        elif name.startswith("norm"):
             nn.init.constant_(tensor, 1.0 if name.endswith("weight") else 0.0)
         elif name.startswith("bias") and settings["bias"] == "zeros":
             nn.init.zeros_(tensor)
@@ -96,20 +108,20 @@ def _initialise_memory(
     if not {"forget_bias", "chrono"} & set(settings) or "bias_ih" not in tensors:
         return
     blocks = tensors["bias_ih"].split(H)
-    other = tensors["bias_hh"].split(H)
+
+    def fill(gate: int, values: Tensor) -> None:
+        blocks[gate].copy_(values)
+        if "bias_hh" in tensors:
+            tensors["bias_hh"].split(H)[gate].zero_()
+
+    # Coupled gates have no forget gate of their own: f = 1 - i; in the minGRU 1 - z.
+    is_coupled = is_coupled or cell == "mingru"
     if "forget_bias" in settings:
-        # Coupled gates have no forget gate of their own: f = 1 - i.
         gate, sign = (0, -1) if is_coupled else (1, 1)
-        blocks[gate].fill_(sign * settings["forget_bias"])
-        other[gate].zero_()
+        fill(gate, torch.full_like(blocks[gate], sign * settings["forget_bias"]))
     if "chrono" in settings:
         memory = torch.log(torch.empty_like(blocks[0]).uniform_(1, float(settings["chrono"]) - 1))
-        if cell == "gru":
-            blocks[1].copy_(memory)
-            other[1].zero_()
-            return
-        blocks[0].copy_(-memory)
-        other[0].zero_()
+        if cell != "gru":
+            fill(0, -memory)
         if not is_coupled:
-            blocks[1].copy_(memory)
-            other[1].zero_()
+            fill(1, memory)

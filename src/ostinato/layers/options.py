@@ -19,11 +19,16 @@ _OF_SOME_CELLS = {
     "peephole": "peephole",
     "coupled_gates": "coupled_gates",
     "proj_size": "projection",
+    "candidate": "candidate",
+    "zoneout_h": "zoneout",
+    "zoneout_c": "zoneout",
 }
+# Options that act on `weight_hh`, which linear recurrences have not.
+_OF_RECURRENT_WEIGHTS = ("dropout_recurrent", "weight_drop")
 _DROPOUTS = ("dropout_in", "dropout_between", "dropout_out", "dropout_recurrent")
 _PROBABILITIES = (*_DROPOUTS, "zoneout_h", "zoneout_c", "weight_drop")
 # What a single cell can be told; the rest is about stacks and about time.
-CELL_OPTIONS = frozenset({*_OF_SOME_CELLS, "norm", "init", "backend"})
+CELL_OPTIONS = frozenset({*_OF_SOME_CELLS, "norm", "init", "backend"} - {"zoneout_h", "zoneout_c"})
 # What torch.nn calls differently, and what to write instead.
 _CURES = {
     "dropout": "dropout_between=… drops between layers, dropout_in and dropout_out around them",
@@ -33,7 +38,7 @@ _CURES = {
 
 @dataclass(frozen=True)
 class LayerOptions:
-    """Options of `RNN`, `LSTM` and `GRU`.
+    """Options of the built-in layers; each takes those that its cell has a use for.
 
     Attributes:
         norm: `layer` for layer normalisation inside the cell, None for none.
@@ -42,6 +47,7 @@ class LayerOptions:
         proj_size: width of h after a projection, 0 for none (LSTM).
         reset_after: reset gate after the recurrent product, as `torch.nn.GRU` (GRU).
         nonlinearity: `tanh` or `relu` (RNN).
+        candidate: `positive` for g(v), as the paper's log-space form, or `linear` for v (MinGRU, MinLSTM).
         zoneout_h, zoneout_c: probability that a unit keeps its old value.
         dropout_in, dropout_between, dropout_out: on the input, between layers, on the output.
         dropout_recurrent: variational, on h before the recurrent product (arXiv:1512.05287).
@@ -61,6 +67,7 @@ class LayerOptions:
     proj_size: int = 0
     reset_after: bool = True
     nonlinearity: str = "tanh"
+    candidate: str = "positive"
     zoneout_h: float = 0.0
     zoneout_c: float = 0.0
     dropout_in: float = 0.0
@@ -87,6 +94,7 @@ class LayerOptions:
             peephole=self.peephole,
             coupled_gates=self.coupled_gates,
             projection=self.proj_size,
+            candidate=self.candidate,
             zoneout={name: probability for name, probability in zoneout.items() if probability},
         )
 
@@ -118,6 +126,7 @@ def read_options(
         for option in fields(LayerOptions)
         if _OF_SOME_CELLS.get(option.name, "norm") in spec.options
         and (option.name != "zoneout_c" or "c" in spec.leaves)
+        and not (spec.is_linear and option.name in _OF_RECURRENT_WEIGHTS)
         and (among is None or option.name in among)
         and (option.name not in _CURES or given.get("torch_compatible"))
     ]
@@ -127,6 +136,7 @@ def read_options(
         check_probability(f"{where}: {name}", getattr(options, name))
     check_choice(where, "norm", options.norm, (None, "layer"))
     check_choice(where, "nonlinearity", options.nonlinearity, ("tanh", "relu"))
+    check_choice(where, "candidate", options.candidate, ("positive", "linear"))
     check_choice(where, "backend", options.backend, BACKENDS)
     if not 0 <= options.proj_size < hidden_size:
         raise InputError(
