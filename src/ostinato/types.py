@@ -29,10 +29,11 @@ class State(Mapping[str, "Tensor | State"]):
     registered pytree, so `torch.utils._pytree.tree_map` and `torch.compile` see through it.
     """
 
-    __slots__ = ("_leaves",)
+    _leaves: dict[str, Tensor | State]
 
     def __init__(self, leaves: Mapping[str, Tensor | State] | None = None, /, **named: Tensor | State):
-        object.__setattr__(self, "_leaves", {**(leaves or {}), **named})
+        # Past __setattr__, and not a slot: torch.compile follows instance dictionaries only.
+        self.__dict__["_leaves"] = {**(leaves or {}), **named}
 
     def __getitem__(self, name: str) -> Tensor | State:
         return self._leaves[name]
@@ -46,6 +47,9 @@ class State(Mapping[str, "Tensor | State"]):
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError("a State is immutable; use state.replace(name=value)")
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._leaves
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._leaves)

@@ -11,6 +11,8 @@ from ostinato.errors import InputError, SizeError
 from ostinato.kernels.ops import Stretch
 from ostinato.types import State
 
+_ONE_STEP = Stretch(1)
+
 
 def check_sizes(where: str, **sizes: object) -> None:
     """Every size is an integer of at least 1.
@@ -29,10 +31,10 @@ def check_input(where: str, x: object, input_size: int, n_axes: int, like: Tenso
     Raises:
         SizeError: not a tensor of `n_axes` axes with D last, or another dtype or device than the weights.
     """
-    axes = {2: "(B, D)", 3: "(B, T, D)"}[n_axes]
-    if not isinstance(x, Tensor):
-        raise SizeError(f"{where}: x is a {type(x).__name__}, expected a tensor {axes}")
-    if x.dim() != n_axes:
+    if not isinstance(x, Tensor) or x.dim() != n_axes:
+        axes = {2: "(B, D)", 3: "(B, T, D)"}[n_axes]
+        if not isinstance(x, Tensor):
+            raise SizeError(f"{where}: x is a {type(x).__name__}, expected a tensor {axes}")
         cure = "; unsqueeze the missing axis" if x.dim() == n_axes - 1 else ""
         raise SizeError(f"{where}: x has shape {tuple(x.shape)}, expected {axes}{cure}")
     if x.shape[-1] != input_size:
@@ -99,31 +101,35 @@ def make_stretch(
 ) -> Stretch:
     """Which steps of x (B, T, D) are real, where rows are reset, and how much time passes.
 
-    On the CPU the values are checked too; elsewhere that would wait for the device.
+    On the CPU the values are checked too; elsewhere that would wait for the device, and a traced graph
+    cannot depend on them.
 
     Raises:
         InputError: `lengths` and `mask` together, or `dt` for a cell that takes none.
         SizeError: a wrong shape or dtype, or a length outside 0 … T.
     """
     B, T, _ = x.shape
+    if lengths is None and mask is None and resets is None and dt is None and not takes_dt:
+        return _ONE_STEP if T == 1 else Stretch(T)
     if lengths is not None and mask is not None:
         raise InputError(f"{where}: lengths and mask both say which steps are real; pass one of them")
     if (dt is not None) != takes_dt:
         said = "takes no dt; leave it out" if dt is not None else "needs dt (B, T), the time before each step"
         raise InputError(f"{where}: the cell {said}")
     is_right_padded = lengths is not None
+    has_values = x.device.type == "cpu" and not torch.compiler.is_compiling()
     if lengths is not None:
         mask = _mask_from_lengths(where, lengths, B, T, x.device)
     elif mask is not None:
         mask = _flags(where, "mask", mask, B, T, x.device)
-    if mask is not None and mask.device.type == "cpu":
+    if mask is not None and has_values:
         if bool(mask.all()):
             mask, is_right_padded = None, False
         else:
             is_right_padded = is_right_padded or bool((mask[:, 1:] <= mask[:, :-1]).all())
     if resets is not None:
         resets = _flags(where, "resets", resets, B, T, x.device)
-        if resets.device.type == "cpu" and not bool(resets.any()):
+        if has_values and not bool(resets.any()):
             resets = None
     if dt is not None:
         if dt.shape != (B, T):
@@ -140,7 +146,8 @@ def _mask_from_lengths(
         raise SizeError(
             f"{where}: lengths has shape {tuple(counts.shape)} and {counts.dtype}, expected {B} integers (B,)"
         )
-    if counts.device.type == "cpu" and B and not 0 <= int(counts.min()) <= int(counts.max()) <= T:
+    is_known = counts.device.type == "cpu" and not torch.compiler.is_compiling()
+    if is_known and B and not 0 <= int(counts.min()) <= int(counts.max()) <= T:
         found = f"{int(counts.min())} … {int(counts.max())}"
         raise SizeError(f"{where}: lengths are {found}, expected them within 0 … T={T}")
     return torch.arange(T, device=device) < counts.to(device).unsqueeze(1)

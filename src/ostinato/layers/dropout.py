@@ -43,6 +43,8 @@ class MaskKey(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.value: int | None = None
+        # The same value as torch.compile should see it: a number would be a part of the graph.
+        self._tensor: Tensor | None = None
 
     def set_mask_key(self, seed: int, step: int) -> None:
         """Take the key of this seed and optimizer step; the training loop calls it before each step."""
@@ -50,12 +52,25 @@ class MaskKey(nn.Module):
         value = (seed * 0x9E3779B97F4A7C15 + step + 1) % 2**64
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
             value = (value ^ (value >> shift)) * factor % 2**64
-        self.value = (value ^ (value >> 31)) % 2**62
+        self._set((value ^ (value >> 31)) % 2**62)
+
+    def reset(self) -> None:
+        """Draw keys from torch's generator again."""
+        self._set(None)
+
+    def _set(self, value: int | None) -> None:
+        self.value, self._tensor = value, None if value is None else torch.tensor(value)
+
+    @property
+    def is_set(self) -> bool:
+        """Whether there is a key, so that none is drawn."""
+        return self._tensor is not None
 
     def draw(self, batch_size: int, device: torch.device) -> Tensor:
         """(B,) int64: the key that was set, or a fresh one from torch's default generator."""
-        value = int(torch.randint(0, 2**62, ())) if self.value is None else self.value
-        return torch.full((batch_size,), value, dtype=torch.int64, device=device)
+        # No number on the way, which would end a traced graph.
+        key = torch.randint(0, 2**62, ()) if self._tensor is None else self._tensor
+        return key.to(device).repeat(batch_size)
 
 
 def set_mask_key(module: nn.Module, seed: int, step: int) -> None:
@@ -71,7 +86,7 @@ def set_mask_key(module: nn.Module, seed: int, step: int) -> None:
 def reset_mask_key(module: nn.Module) -> None:
     """Draw keys from torch's generator again."""
     for part in _keys(module):
-        part.value = None
+        part.reset()
 
 
 def _keys(module: nn.Module) -> list[MaskKey]:
@@ -90,7 +105,7 @@ class Clock:
     @classmethod
     def start(cls, state: State, mask: Tensor | None, resets: Tensor | None, n_steps: int) -> Clock:
         """Count on from the leaves that `state` carries."""
-        B, device = len(state.row), state.row.device
+        B, device = state.row.shape[0], state.row.device
         real = torch.ones(B, n_steps, dtype=torch.int64, device=device) if mask is None else mask.long()
         t = state.t.unsqueeze(1) + real.cumsum(1) - real
         episode = state.episode.unsqueeze(1)

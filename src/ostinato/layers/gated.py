@@ -48,10 +48,14 @@ class GatedStack(Stack):
         self.bias, self.bidirectional, self.proj_size = bias, bidirectional, self.options.proj_size
         self.torch_compatible = self.options.torch_compatible
         self._cell_options = self.options.for_cell()
+        self._training_cell_options = self._cell_options.for_training()
         width = self.options.proj_size or hidden_size
         self.output_size = width * self.num_directions
         self._init = read_init(self._name, self.options.init, self.spec.name, bias=bias)
-        self._parameter_names: list[str] = []
+        # For each layer and direction: names without and with the suffix.
+        self._full_names: list[list[list[tuple[str, str]]]] = [
+            [[] for _ in range(self.num_directions)] for _ in range(num_layers)
+        ]
         self._paths: dict[Hashable, Path] = {}
         factory = {"device": device, "dtype": dtype}
         for layer in range(num_layers):
@@ -107,13 +111,16 @@ class GatedStack(Stack):
     # How one direction of one layer runs -------------------------------------------------------------
 
     def _choose(self, request: Request) -> Path:
-        dropped = request.has_recurrent_dropout and self.options.dropout_recurrent > 0
         like = self._like()
-        key = (request, dropped, like.device.type, ops.is_transformed())
-        if key not in self._paths:
+        key = (request, like.dtype, like.device, ops.is_transformed())
+        path = None if torch.compiler.is_compiling() else self._paths.get(key)
+        if path is None:
+            dropped = request.has_recurrent_dropout and self.options.dropout_recurrent > 0
             request = request._replace(has_recurrent_dropout=dropped)
-            self._paths[key] = ops.choose(self.spec, self._cell_options, request, self.options.backend, like)
-        return self._paths[key]
+            path = ops.choose(self.spec, self._cell_options, request, self.options.backend, like)
+            if not torch.compiler.is_compiling():
+                self._paths[key] = path
+        return path
 
     def _like(self) -> Tensor:
         return named_tensor(self, "weight_ih_l0")
@@ -159,7 +166,7 @@ class GatedStack(Stack):
             width = self._shapes[layer][name][0]
             keep = clock.keep(_ZONEOUT[name], *where, width, probability, is_variational=False)
             zoneout[name] = ~keep.transpose(0, 1)
-        return tensors, self._cell_options.for_training(), Noise(recurrent, zoneout)
+        return tensors, self._training_cell_options, Noise(recurrent, zoneout)
 
     # Parameters under torch's names ------------------------------------------------------------------
 
@@ -169,10 +176,9 @@ class GatedStack(Stack):
 
     def _add_parameter(self, name: str, layer: int, direction: int, value: Tensor) -> None:
         """`weight_ih` becomes `weight_ih_l0`, and `norm_ih.weight` becomes `norm_ih_l0.weight`."""
-        owner, _, leaf = name.rpartition(".")
+        owner, dot, leaf = name.rpartition(".")
         suffix = self._suffix(layer, direction)
-        if layer == direction == 0:
-            self._parameter_names.append(name)
+        self._full_names[layer][direction].append((name, f"{owner}{suffix}.{leaf}" if dot else name + suffix))
         if not owner:
             self.register_parameter(name + suffix, nn.Parameter(value))
             return
@@ -181,11 +187,11 @@ class GatedStack(Stack):
         self.get_submodule(owner + suffix).register_parameter(leaf, nn.Parameter(value))
 
     def _tensors(self, layer: int, direction: int) -> dict[str, Tensor]:
-        suffix = self._suffix(layer, direction)
-        tensors = {}
-        for name in self._parameter_names:
-            owner, dot, leaf = name.rpartition(".")
-            tensors[name] = named_tensor(self, f"{owner}{suffix}.{leaf}" if dot else name + suffix)
+        parameters, tensors = self._parameters, {}
+        for name, full_name in self._full_names[layer][direction]:
+            value = parameters.get(full_name)
+            # Neither in a submodule nor where something else has taken the parameter's place.
+            tensors[name] = named_tensor(self, full_name) if value is None else value
         return tensors
 
 

@@ -41,6 +41,12 @@ class Stack(nn.Module):
     num_layers: int
     bidirectional: bool
     takes_dt = False
+    # Their own name, which errors begin with.
+    _name = "Stack"
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        cls._name = cls.__name__
 
     def _set_up(
         self,
@@ -57,6 +63,9 @@ class Stack(nn.Module):
         self._shapes = list(shapes)
         # Layers of one shape share leaves (B, L, dirs, *s); others nest.
         self._is_uniform = all(shape == shapes[0] for shape in shapes)
+        grid = (self.num_layers, self.num_directions)
+        self._stacked_shapes = {name: (*grid, *shape) for name, shape in shapes[0].items()}
+        self._is_single = grid == (1, 1)
         self._dropout = {kind: probability for kind, probability in dropout.items() if probability}
         self._draws_masks = bool(self._dropout) or has_cell_masks
         self._residual = residual
@@ -71,10 +80,6 @@ class Stack(nn.Module):
             raise InputError(
                 f"{self._name}: dropout_between acts between layers and num_layers is 1; use dropout_out"
             )
-
-    @property
-    def _name(self) -> str:
-        return type(self).__name__
 
     @property
     def num_directions(self) -> int:
@@ -110,15 +115,7 @@ class Stack(nn.Module):
             training: whether to add the leaves that random masks need; by default the module's own mode.
         """
         like = self._like()
-        state = self._stack_leaves(
-            [
-                [
-                    self._initial_leaves(layer, direction, batch_size, like)
-                    for direction in range(self.num_directions)
-                ]
-                for layer in range(self.num_layers)
-            ]
-        )
+        state = self._stack_leaves(self._all_initial_leaves(batch_size, like))
         is_training = self.training if training is None else training
         if not (is_training and self._draws_masks):
             return state
@@ -150,11 +147,12 @@ class Stack(nn.Module):
             InputError: arguments that exclude each other, or, under `strict`, a path that is not the fastest.
             SizeError: a shape, dtype or device that does not fit.
         """
-        x = arguments.check_input(self._name, x, self.input_size, 3, self._like())
+        like = self._like()
+        x = arguments.check_input(self._name, x, self.input_size, 3, like)
         stretch = arguments.make_stretch(
             self._name, x, lengths=lengths, mask=mask, resets=resets, dt=dt, takes_dt=self.takes_dt
         )
-        return self._run(x, state, stretch, return_states)
+        return self._run(x, state, stretch, return_states, like)
 
     def step(
         self, x_t: Tensor, state: State | None = None, *, dt: Tensor | None = None
@@ -169,15 +167,13 @@ class Stack(nn.Module):
             raise InputError(
                 f"{self._name}.step: a bidirectional layer needs the whole sequence; call it on (B, T, D)"
             )
-        x = arguments.check_input(f"{self._name}.step", x_t, self.input_size, 2, self._like())
-        if self.takes_dt or dt is not None:
-            stretch = arguments.make_stretch(
-                f"{self._name}.step", x.unsqueeze(1), lengths=None, mask=None, resets=None,
-                dt=None if dt is None else dt.unsqueeze(1), takes_dt=self.takes_dt,
-            )  # fmt: skip
-        else:
-            stretch = Stretch(1)
-        output = self._run(x.unsqueeze(1), state, stretch, False)
+        like = self._like()
+        x = arguments.check_input(f"{self._name}.step", x_t, self.input_size, 2, like).unsqueeze(1)
+        stretch = arguments.make_stretch(
+            f"{self._name}.step", x, lengths=None, mask=None, resets=None,
+            dt=None if dt is None else dt.unsqueeze(1), takes_dt=self.takes_dt,
+        )  # fmt: skip
+        output = self._run(x, state, stretch, False, like)
         return output.y[:, 0], output.state
 
     def explain(self, x: Tensor, state: State | None = None, **arguments_of_forward: Any) -> Path:
@@ -193,50 +189,56 @@ class Stack(nn.Module):
 
     # Inside ------------------------------------------------------------------------------------------
 
-    def _run(self, x: Tensor, state: State | None, stretch: Stretch, return_states: bool) -> Output:
+    def _run(
+        self, x: Tensor, state: State | None, stretch: Stretch, return_states: bool, like: Tensor
+    ) -> Output:
         device_type = x.device.type
         if not torch.is_autocast_enabled(device_type):
-            return self._run_stretch(x, state, stretch, return_states)
+            return self._run_stretch(x, state, stretch, return_states, like)
         with torch.autocast(device_type, enabled=False):
-            output = self._run_stretch(x, state, stretch, return_states)
+            output = self._run_stretch(x, state, stretch, return_states, like)
         y = output.y.to(torch.get_autocast_dtype(device_type))
         return Output(y, output.state, output.states, output.mask, output.directions)
 
-    def _run_stretch(self, x: Tensor, state: State | None, stretch: Stretch, return_states: bool) -> Output:
-        B, like = len(x), self._like()
-        state = self.initial_state(B) if state is None else arguments.check_state(self._name, state)
-        clocks: list[Clock] = []
-        if self._draws_masks and self.training:
-            state = self._with_clock(state, B, like.device)
-        if "row" in state:
-            clocks = [Clock.start(state, stretch.mask, stretch.resets, stretch.n_steps)]
-            if self.bidirectional:
-                clocks.append(clocks[0].flipped(state, stretch.reversed_resets))
-        leaves = self._unstack_leaves(state, B, like)
-        path = self._choose(
-            Request(stretch.resets is not None, return_states, has_recurrent_dropout=self.training)
-        )
+    def _run_stretch(
+        self, x: Tensor, state: State | None, stretch: Stretch, return_states: bool, like: Tensor
+    ) -> Output:
+        B, mask = x.shape[0], stretch.mask
+        draws_masks = self._draws_masks and self.training
+        if state is None and not draws_masks:
+            leaves, clocks = self._all_initial_leaves(B, like), []
+        else:
+            state = self.initial_state(B) if state is None else arguments.check_state(self._name, state)
+            if draws_masks:
+                state = self._with_clock(state, B, like.device)
+            leaves = self._unstack_leaves(state, B, like)
+            clocks = self._clocks(state, stretch) if "row" in state else []
+        path = self._choose(Request(stretch.resets is not None, return_states, self.training))
         if self._strict and path.is_fallback:
             raise InputError(f"{self._name}: strict=True, and this call would take {path}")
-        if self.path != path.path:
+        # Under torch.compile a comparison would tie the graph to the call before.
+        if torch.compiler.is_compiling() or self.path != path.path:
             self.path = path.path
-        if stretch.mask is not None:
+        if mask is not None:
             # What stands in the padding may be NaN; 0·NaN in a backward product would spread it.
-            x = x.masked_fill(~stretch.mask.unsqueeze(2), 0.0)
+            x = x.masked_fill(~mask.unsqueeze(2), 0.0)
         if stretch.n_steps == 0:
-            y = x.new_zeros(B, 0, self.output_size)
+            now = self._stack_leaves(leaves) if state is None else state
             kept = None
             if return_states:
                 kept = self._stack_leaves(leaves).map(lambda leaf: leaf.unsqueeze(1)[:, :0])
-            return Output(y, state, kept, stretch.mask, self.num_directions)
+            return Output(x.new_zeros(B, 0, self.output_size), now, kept, mask, self.num_directions)
         y, final, states = self._run_layers(x, leaves, stretch, clocks, path.path, return_states)
         new_state = self._stack_leaves(final)
-        if clocks:
-            new_state = new_state.replace(**clocks[0].end(state, stretch.mask, stretch.resets))
-        return Output(
-            y, new_state, self._stack_leaves(states, axis=2) if return_states else None, stretch.mask,
-            self.num_directions,
-        )  # fmt: skip
+        if clocks and state is not None:
+            new_state = new_state.replace(**clocks[0].end(state, mask, stretch.resets))
+        kept = self._stack_leaves(states, axis=2) if return_states else None
+        return Output(y, new_state, kept, mask, self.num_directions)
+
+    def _clocks(self, state: State, stretch: Stretch) -> list[Clock]:
+        """Where the steps stand, for each direction."""
+        clock = Clock.start(state, stretch.mask, stretch.resets, stretch.n_steps)
+        return [clock, clock.flipped(state, stretch.reversed_resets)] if self.bidirectional else [clock]
 
     def _run_layers(
         self,
@@ -249,16 +251,17 @@ class Stack(nn.Module):
     ) -> tuple[Tensor, list[list[Leaves]], list[list[Leaves]]]:
         final: list[list[Leaves]] = []
         states: list[list[Leaves]] = []
-        for layer in range(self.num_layers):
-            x = self._drop(x, Kind.BETWEEN if layer else Kind.INPUT, layer, clocks)
+        for layer, now in enumerate(leaves):
+            if clocks:
+                x = self._drop(x, Kind.BETWEEN if layer else Kind.INPUT, layer, clocks)
             results = []
-            for direction in range(self.num_directions):
+            for direction, leaf in enumerate(now):
                 initial = None
                 if stretch.resets is not None:
-                    initial = self._initial_leaves(layer, direction, len(x), self._like())
+                    initial = self._initial_leaves(layer, direction, x.shape[0], self._like())
                 results.append(
                     self._run_direction(
-                        layer, direction, x, leaves[layer][direction], stretch, path=path, initial=initial,
+                        layer, direction, x, leaf, stretch, path=path, initial=initial,
                         clock=clocks[direction] if clocks else None, return_states=return_states,
                     )
                 )  # fmt: skip
@@ -266,11 +269,11 @@ class Stack(nn.Module):
             x = y + x if self._residual and layer else y
             final.append([result.state for result in results])
             states.append([result.states or {} for result in results])
-        return self._drop(x, Kind.OUTPUT, self.num_layers, clocks), final, states
+        return self._drop(x, Kind.OUTPUT, self.num_layers, clocks) if clocks else x, final, states
 
     def _drop(self, x: Tensor, kind: Kind, layer: int, clocks: list[Clock]) -> Tensor:
         probability = self._dropout.get(kind, 0.0)
-        if not self.training or not probability or not clocks:
+        if not self.training or not probability:
             return x
         keep = clocks[0].keep(kind, layer, 0, x.shape[2], probability, is_variational=False)
         return drop(x, keep, probability)
@@ -290,9 +293,15 @@ class Stack(nn.Module):
             return state.replace(
                 **{**self._clock_leaves(B, device), **{n: state[n] for n in CLOCK_LEAVES if n in state}}
             )
-        if self.mask_key.value is not None:
+        if self.mask_key.is_set:
             return state.replace(key=self.mask_key.draw(B, device))
         return state
+
+    def _all_initial_leaves(self, B: int, like: Tensor) -> list[list[Leaves]]:
+        return [
+            [self._initial_leaves(layer, direction, B, like) for direction in range(self.num_directions)]
+            for layer in range(self.num_layers)
+        ]
 
     def _initial_leaves(self, layer: int, direction: int, B: int, like: Tensor) -> Leaves:
         leaves = {}
@@ -327,7 +336,7 @@ class Stack(nn.Module):
         """Leaves of each layer and direction as one state; the axes L and dirs come in at `axis`."""
 
         def stacked(layers: list[list[Leaves]], name: str) -> Tensor:
-            if len(layers) == 1 and len(layers[0]) == 1:
+            if self._is_single:
                 return layers[0][0][name].unsqueeze(axis).unsqueeze(axis)
             per_layer = [torch.stack([part[name] for part in directions], dim=axis) for directions in layers]
             return torch.stack(per_layer, dim=axis)
@@ -345,8 +354,7 @@ class Stack(nn.Module):
         """The leaves of each layer and direction, checked."""
         L, dirs = self.num_layers, self.num_directions
         if self._is_uniform:
-            shapes = {name: (L, dirs, *shape) for name, shape in self._shapes[0].items()}
-            stacked = arguments.check_leaves(self._name, state, shapes, B, like)
+            stacked = arguments.check_leaves(self._name, state, self._stacked_shapes, B, like)
             return [
                 [
                     {name: leaf[:, layer, direction] for name, leaf in stacked.items()}
