@@ -381,3 +381,5 @@ pytree.register_pytree_node(
     to_dumpable_context=int,
     from_dumpable_context=int,
 )
+# Exported programs store their example inputs, and torch.load refuses classes that it was not told of.
+torch.serialization.add_safe_globals([State, Batch])

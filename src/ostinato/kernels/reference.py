@@ -11,7 +11,7 @@ Times are the first axis here: xs (T, B, D), masks (T, B).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import NamedTuple
 
 import torch
@@ -54,6 +54,7 @@ class CellOptions:
         candidate: `positive` or `linear` (minGRU, minLSTM).
         zoneout: leaf -> probability of keeping the old value (arXiv:1606.01305).
         training: random zoneout masks rather than their expectation.
+        text: the same as words, without those at their defaults: `projection=3 zoneout.h=0.1`.
     """
 
     nonlinearity: str = "tanh"
@@ -65,10 +66,46 @@ class CellOptions:
     candidate: str = "positive"
     zoneout: Mapping[str, float] = field(default_factory=dict)
     training: bool = False
+    text: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Made here and not on demand: torch.compile takes numbers for variables, and makes no text of those.
+        object.__setattr__(self, "text", _text(self))
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    @staticmethod
+    def from_text(text: str) -> CellOptions:
+        """The options whose `text` this is."""
+        told = dict(word.split("=") for word in text.split())
+        # A word's type is its default's; of the truth values only the one that is not the default is written.
+        given = {
+            name: not default if isinstance(default, bool) else type(default)(told[name])
+            for name, default in _DEFAULTS.items()
+            if name in told
+        }
+        prefix = "zoneout."
+        zoneout = {name.removeprefix(prefix): float(told[name]) for name in told if name.startswith(prefix)}
+        return CellOptions(**given, zoneout=zoneout)  # type: ignore[arg-type]
 
     def for_training(self) -> CellOptions:
         """The same with random masks."""
         return replace(self, training=True)
+
+
+_DEFAULTS = {
+    option.name: option.default for option in fields(CellOptions) if option.name not in ("zoneout", "text")
+}
+
+
+def _text(options: CellOptions) -> str:
+    words = [
+        f"{name}={getattr(options, name)}"
+        for name, default in _DEFAULTS.items()
+        if getattr(options, name) != default
+    ]
+    return " ".join(words + [f"zoneout.{leaf}={value!r}" for leaf, value in options.zoneout.items()])
 
 
 class Noise(NamedTuple):

@@ -10,9 +10,8 @@ it from torch's generator when it makes an initial state, and the state carries 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from enum import IntEnum
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -101,6 +100,7 @@ class Clock:
     row: Tensor
     t: Tensor
     episode: Tensor
+    _known: dict[bool, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def start(cls, state: State, mask: Tensor | None, resets: Tensor | None, n_steps: int) -> Clock:
@@ -126,28 +126,25 @@ class Clock:
         episode = state.episode.unsqueeze(1)
         if resets is not None:
             episode = episode + resets.long().cumsum(1)
-        return replace(self, t=self.t.flip(1), episode=episode)
+        return Clock(self.key, self.row, self.t.flip(1), episode)
 
     def keep(
         self, kind: Kind, layer: int, direction: int, width: int, probability: float, *, is_variational: bool
     ) -> Tensor:
         """(B, T, width) bool, False with `probability`; variational without resets: (B, 1, width)."""
         stream = (int(kind) * 4096 + layer) * 2 + direction
-        one, other = self._variational_words if is_variational else self._words
+        one, other = self._words(is_variational)
         units = torch.arange(width, dtype=torch.int64, device=self.key.device)
         units = _absorb(torch.full_like(units, 0x632BE5AB ^ stream), units)
         bits = _mix(_mix(one ^ units) ^ other)
         return bits >= round(probability * 2**32)
 
-    @cached_property
-    def _words(self) -> tuple[Tensor, Tensor]:
+    def _words(self, is_variational: bool) -> tuple[Tensor, Tensor]:
         """Two words for each row and time, (B, T, 1): with one, 2^16 pairs would begin to share masks."""
-        return self._hash(self.t, 0x2545F491), self._hash(self.t, 0x6C8E9CF5)
-
-    @cached_property
-    def _variational_words(self) -> tuple[Tensor, Tensor]:
-        timeless = torch.full_like(self.t[:, :1], -1)
-        return self._hash(timeless, 0x2545F491), self._hash(timeless, 0x6C8E9CF5)
+        if is_variational not in self._known:
+            t = torch.full_like(self.t[:, :1], -1) if is_variational else self.t
+            self._known[is_variational] = self._hash(t, 0x2545F491), self._hash(t, 0x6C8E9CF5)
+        return self._known[is_variational]
 
     def _hash(self, t: Tensor, salt: int) -> Tensor:
         seed = _absorb(torch.full_like(self.key, salt), self.key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -95,11 +95,25 @@ class GatedStack(Stack):
                     is_coupled=self.options.coupled_gates,
                 )  # fmt: skip
 
-    def forward(self, x: Any, state: Any = None, **call: Any) -> Any:
+    def forward(
+        self,
+        x: Any,
+        state: Any = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        mask: Tensor | None = None,
+        resets: Tensor | None = None,
+        dt: Tensor | None = None,
+        return_states: bool = False,
+    ) -> Any:
         """As `Stack.forward`; with `torch_compatible`, as the layer of `torch.nn` of the same name."""
         if self.torch_compatible:
-            return torch_compat.call(self, x, state, **call)
-        return self.run_contract(x, state, **call)
+            return torch_compat.call(
+                self, x, state, lengths=lengths, mask=mask, resets=resets, dt=dt, return_states=return_states
+            )
+        return super().forward(
+            x, state, lengths=lengths, mask=mask, resets=resets, dt=dt, return_states=return_states
+        )
 
     def run_contract(self, x: Tensor, state: State | None = None, **call: Any) -> Output:
         """`forward` of this package's contract, whatever `torch_compatible` says."""
@@ -124,6 +138,11 @@ class GatedStack(Stack):
 
     def _like(self) -> Tensor:
         return named_tensor(self, "weight_ih_l0")
+
+    def _plain_initial_state(self, B: int, like: Tensor) -> State:
+        if self._learns_initial_state:
+            return super()._plain_initial_state(B, like)
+        return State({name: like.new_zeros(B, *shape) for name, shape in self._stacked_shapes.items()})
 
     def _run_direction(
         self, layer: int, direction: int, x: Tensor, state: Leaves, stretch: Stretch, **call: Any

@@ -115,7 +115,7 @@ class Stack(nn.Module):
             training: whether to add the leaves that random masks need; by default the module's own mode.
         """
         like = self._like()
-        state = self._stack_leaves(self._all_initial_leaves(batch_size, like))
+        state = self._plain_initial_state(batch_size, like)
         is_training = self.training if training is None else training
         if not (is_training and self._draws_masks):
             return state
@@ -216,8 +216,11 @@ class Stack(nn.Module):
         path = self._choose(Request(stretch.resets is not None, return_states, self.training))
         if self._strict and path.is_fallback:
             raise InputError(f"{self._name}: strict=True, and this call would take {path}")
-        # Under torch.compile a comparison would tie the graph to the call before.
-        if torch.compiler.is_compiling() or self.path != path.path:
+        # Under torch.compile a comparison would tie the graph to the call before; an export is no call.
+        if torch.compiler.is_compiling():
+            if not torch.compiler.is_exporting():
+                self.path = path.path
+        elif self.path != path.path:
             self.path = path.path
         if mask is not None:
             # What stands in the padding may be NaN; 0·NaN in a backward product would spread it.
@@ -296,6 +299,10 @@ class Stack(nn.Module):
         if self.mask_key.is_set:
             return state.replace(key=self.mask_key.draw(B, device))
         return state
+
+    def _plain_initial_state(self, B: int, like: Tensor) -> State:
+        """`initial_state` without the leaves that random masks need."""
+        return self._stack_leaves(self._all_initial_leaves(B, like))
 
     def _all_initial_leaves(self, B: int, like: Tensor) -> list[list[Leaves]]:
         return [

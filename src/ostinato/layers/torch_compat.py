@@ -52,13 +52,14 @@ def from_torch(module: nn.Module, *, torch_compatible: bool = True, **options: A
     return layer.train(module.training)
 
 
-def call(layer: GatedStack, x: Tensor | PackedSequence, hx: Any, **unknown: Any) -> tuple[Any, Any]:
+def call(layer: GatedStack, x: Tensor | PackedSequence, hx: Any, **ours: Any) -> tuple[Any, Any]:
     """`forward` of a layer built with `torch_compatible=True`: (output, h_n) or (output, (h_n, c_n)).
 
     Raises:
         InputError: keywords of the other contract.
         SizeError: an input or a state of a wrong shape.
     """
+    unknown = [name for name, value in ours.items() if value is not None and value is not False]
     if unknown:
         raise InputError(
             f"{layer._name}: torch_compatible=True takes (input, hx) only, found {', '.join(unknown)}; "
