@@ -341,32 +341,30 @@ class Stack(nn.Module):
 
     def _stack_leaves(self, leaves: list[list[Leaves]], axis: int = 1) -> State:
         """Leaves of each layer and direction as one state; the axes L and dirs come in at `axis`."""
+        if self._is_single:
+            parts = leaves[0][0]
+            return State({name: leaf.unsqueeze(axis).unsqueeze(axis) for name, leaf in parts.items()})
 
-        def stacked(layers: list[list[Leaves]], name: str) -> Tensor:
-            if self._is_single:
-                return layers[0][0][name].unsqueeze(axis).unsqueeze(axis)
-            per_layer = [torch.stack([part[name] for part in directions], dim=axis) for directions in layers]
-            return torch.stack(per_layer, dim=axis)
+        def stacked(parts: list[Leaves]) -> Leaves:
+            return {name: torch.stack([part[name] for part in parts], axis) for name in parts[0]}
 
         if self._is_uniform:
-            return State({name: stacked(leaves, name) for name in leaves[0][0]})
-        return State(
-            {
-                f"layer{layer}": State({name: stacked([parts], name).squeeze(axis) for name in parts[0]})
-                for layer, parts in enumerate(leaves)
-            }
-        )
+            grid = (self.num_layers, self.num_directions)
+            flat = stacked([part for directions in leaves for part in directions])
+            return State({name: leaf.unflatten(axis, grid) for name, leaf in flat.items()})
+        return State({f"layer{layer}": State(stacked(parts)) for layer, parts in enumerate(leaves)})
 
     def _unstack_leaves(self, state: State, B: int, like: Tensor) -> list[list[Leaves]]:
         """The leaves of each layer and direction, checked."""
         L, dirs = self.num_layers, self.num_directions
         if self._is_uniform:
             stacked = arguments.check_leaves(self._name, state, self._stacked_shapes, B, like)
+            if self._is_single:
+                shapes = self._shapes[0]
+                return [[{name: leaf.reshape(B, *shapes[name]) for name, leaf in stacked.items()}]]
+            flat = {name: leaf.flatten(1, 2).unbind(1) for name, leaf in stacked.items()}
             return [
-                [
-                    {name: leaf[:, layer, direction] for name, leaf in stacked.items()}
-                    for direction in range(dirs)
-                ]
+                [{name: parts[layer * dirs + d] for name, parts in flat.items()} for d in range(dirs)]
                 for layer in range(L)
             ]
         layers = []
