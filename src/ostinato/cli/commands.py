@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from ostinato import __version__
 from ostinato.cli import estimators, output
+from ostinato.cli.benchmarks import bench_app
 from ostinato.cli.durations import parse_duration_s
 from ostinato.cli.failures import command
 from ostinato.errors import InputError
@@ -18,7 +19,7 @@ from ostinato.errors import InputError
 
 class _InOrderOfUse(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
-        return sorted(super().list_commands(ctx), key=["train", "evaluate", "predict", "demo"].index)
+        return sorted(super().list_commands(ctx), key=["train", "evaluate", "predict", "demo", "bench"].index)
 
 
 app = typer.Typer(
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 train_app = typer.Typer(no_args_is_help=True, help="Train a network on a file and keep it in a run folder.")
 app.add_typer(train_app, name="train")
+app.add_typer(bench_app, name="bench")
 
 FILE, MODEL, TRAINING, OUTPUT = "Columns and form of the file", "Network", "Training", "Output"
 

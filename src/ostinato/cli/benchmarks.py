@@ -1,0 +1,125 @@
+"""`ostinato bench`: the layers beside their peers, on this machine."""
+
+from __future__ import annotations
+
+import json as json_format
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ostinato.cli import output
+from ostinato.cli.failures import command
+from ostinato.errors import InputError, OstinatoError
+
+bench_app = typer.Typer(no_args_is_help=True, help="Measure the layers beside PyTorch, ONNX Runtime and JAX.")
+
+
+@bench_app.callback()
+def _group() -> None:
+    pass
+
+
+@bench_app.command("cpu")
+@command
+def bench_cpu(
+    *,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer sizes and rounds: two minutes.")] = False,
+    why: Annotated[
+        bool, typer.Option("--why", help="Say which path each size takes; measure nothing.")
+    ] = False,
+    threads: Annotated[str | None, typer.Option(help="Such as 1,2.", metavar="N,…")] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="sequences, steps, odd, ragged, stacks, options, recompute, load, alternating; repeatable.",
+            metavar="GRID",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for speed.json, speed.png and speed.svg.", metavar="FOLDER")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Time the layers beside other packages, in one process and in turns.
+
+    Every contestant's outputs are compared with float64 first; one whose outputs differ gets no ratio.
+    About twenty minutes on two cores; leave the machine alone meanwhile. Exit code 1: our own outputs differ.
+    """
+    from ostinato.bench.running import Plan, explain_paths, run_benchmark
+
+    plan = Plan.read(only or None, _numbers(threads), is_quick=quick)
+    if why:
+        _print_why(explain_paths(plan), json=json)
+        return
+    has_figure = out is not None and any(grid.name == "sequences" for grid in plan.grids)
+    if has_figure:
+        from ostinato.bench.figure import check_plots
+
+        check_plots()
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    with output.only_results_on_stdout():
+        report = run_benchmark(plan, _progress)
+    if json:
+        output.print_json(report)
+    else:
+        _print_report(report)
+    if out is not None:
+        _write(report, out, has_figure=has_figure)
+    if report["failures"]:
+        failed = "; ".join(report["failures"])
+        raise OstinatoError(f"bench: our outputs differ from float64, or could not be computed: {failed}")
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    words = text.split(",")
+    if not all(word.strip().isdigit() for word in words):
+        raise InputError(f"--threads {text}: expected whole numbers with commas between, such as 1,2")
+    return [int(word) for word in words]
+
+
+def _progress(line: str) -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{line}")
+        sys.stderr.flush()
+
+
+def _print_why(answers: list[dict[str, Any]], *, json: bool) -> None:
+    if json:
+        output.print_json({"paths": answers})
+        return
+    from ostinato.bench.tables import why_lines
+
+    for line in why_lines(answers):
+        output.print_line(line)
+
+
+def _print_report(report: Mapping[str, Any]) -> None:
+    from rich.console import Console
+
+    from ostinato.bench.tables import header, tables
+
+    for line in header(report):
+        output.print_line(line)
+    # Numbers that are cut to a terminal's width are lost; long lines only wrap.
+    console = Console(file=sys.stdout, highlight=False, width=1000)
+    for table in tables(report):
+        output.print_line("")
+        console.print(table, soft_wrap=True)
+    output.print_notes(report["notes"], quiet=False)
+
+
+def _write(report: Mapping[str, Any], folder: Path, *, has_figure: bool) -> None:
+    from ostinato.training.atomic import write_bytes_atomically
+
+    text = json_format.dumps(report, indent=1, allow_nan=False)
+    write_bytes_atomically(folder / "speed.json", text.encode())
+    if has_figure:
+        from ostinato.bench.figure import save_figure, speed_figure
+
+        save_figure(speed_figure(report), folder)
