@@ -10,7 +10,9 @@ TORCH ?= torch==2.13.0
 # Two builds at once would write the same files.
 LOCKED := $(if $(shell command -v flock),flock build/.lock)
 
-.PHONY: demo test lint format install native clean
+PLAINEST := $(if $(filter aarch64 arm64,$(shell uname -m)),neon,baseline)
+
+.PHONY: demo test lint format install native sanitize clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -30,6 +32,17 @@ native: $(if $(wildcard $(VENV)/.installed),,install)
 	    cmp -s $$module src/ostinato/$$(basename $$module) && continue; \
 	    cp $$module src/ostinato/.new.so; mv -f src/ostinato/.new.so src/ostinato/$$(basename $$module); \
 	  done'
+
+# The C++ tests under the address, undefined-behaviour and thread sanitizers; TESTS=pool runs those with "pool" in
+# their names. Threads meet the same way on every instruction set, so the thread sanitizer is given one.
+SANITIZE = test -f build/$(1)/build.ninja || $(BIN)/cmake -S . -B build/$(1) -G Ninja -D CMAKE_BUILD_TYPE=Release \
+  -D CMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -D OSTINATO_SANITIZE=$(2) $(3); $(BIN)/cmake --build build/$(1)
+sanitize: $(if $(wildcard $(VENV)/.installed),,install)
+	@mkdir -p build
+	$(if $(LOCKED),$(LOCKED)-sanitize) sh -ec '$(call SANITIZE,address,address)'
+	build/address/ostinato_tests $(TESTS)
+	$(if $(LOCKED),$(LOCKED)-sanitize) sh -ec '$(call SANITIZE,thread,thread,-D OSTINATO_ISAS=$(PLAINEST))'
+	build/thread/ostinato_tests $(TESTS)
 
 demo: install
 	$(BIN)/ostinato demo forecast

@@ -10,6 +10,7 @@ namespace testing {
 namespace {
 
 Test* first_test = nullptr;
+Test** place_of_next = &first_test;
 std::atomic<int> n_failures{0};
 
 bool is_chosen(const Test* test, int n_words, char** words) {
@@ -21,8 +22,8 @@ bool is_chosen(const Test* test, int n_words, char** words) {
 }  // namespace
 
 int add(Test* test) {
-  test->next = first_test;
-  first_test = test;
+  *place_of_next = test;
+  place_of_next = &test->next;
   return 0;
 }
 
