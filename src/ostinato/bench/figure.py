@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 INK, FAINT = "#30363d", "#8c959f"
 # Told apart by colour (Okabe and Ito's), by brightness and by shape.
 _MARKS = (("#0072B2", "o"), ("#E69F00", "D"), ("#009E73", "s"))
+_TICKS = tuple(digit * 10.0**power for power in range(-2, 3) for digit in (1, 2, 5))
 _MODES = ("inference", "training")
 _TITLES = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN (tanh)"}
 
@@ -61,6 +62,7 @@ def speed_figure(report: Mapping[str, Any], peer: str = "torch") -> Figure:
             _draw(ax, own, sizes, threads, peer)
             if mode == modes[0]:
                 ax.set_title(_TITLES[cell], color=INK, fontsize=11)
+        _scale(axes[0], [row["ratios"][peer]["ratio"] for row in rows if row["mode"] == mode])
         axes[0].set_ylabel(f"{mode}\n{peer}'s time / ours", color=INK, fontsize=9)
     for ax in grid[-1]:
         _size_labels(ax, sizes)
@@ -88,9 +90,6 @@ def _draw(
     threads: Sequence[int],
     peer: str,
 ) -> None:
-    from matplotlib.ticker import FuncFormatter, NullLocator
-
-    ax.set_yscale("log")
     ax.axhline(1.0, color=INK, linewidth=1.0, zorder=1)
     shift = 0.3 / max(1, len(threads))
     for index, number in enumerate(threads):
@@ -102,14 +101,6 @@ def _draw(
         label = f"{number} thread{'s' * (number > 1)}"
         ax.vlines(xs, 1.0, ys, color=colour, linewidth=1.4, alpha=0.6, zorder=2)
         ax.plot(xs, ys, linestyle="none", marker=marker, markersize=4.5, color=colour, label=label, zorder=3)
-    low, high = ax.get_ylim()
-    ax.set_ylim(min(low, 0.8), max(high, 3.0))
-    ticks = [
-        t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if ax.get_ylim()[0] <= t <= ax.get_ylim()[1]
-    ]
-    ax.set_yticks(ticks)
-    ax.yaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.grid(axis="y", color=FAINT, alpha=0.3, linewidth=0.6)
     ax.tick_params(colors=INK, labelsize=8)
     for side in ("top", "right"):
@@ -120,6 +111,18 @@ def _draw(
     for i in range(1, len(sizes)):
         if sizes[i][0] != sizes[i - 1][0]:
             ax.axvline(i - 0.5, color=FAINT, alpha=0.35, linewidth=0.6)
+
+
+def _scale(ax: Axes, ratios: Sequence[float]) -> None:
+    """The logarithmic axis of a row of panels, wide enough for all of them."""
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
+    low, high = min(0.8, 0.85 * min(ratios)), max(3.0, 1.2 * max(ratios))
+    ax.set_yscale("log")
+    ax.set_ylim(low, high)
+    ax.set_yticks([tick for tick in _TICKS if low <= tick <= high])
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _size_labels(ax: Axes, sizes: Sequence[tuple[int, int]]) -> None:

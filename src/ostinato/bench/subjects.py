@@ -184,4 +184,5 @@ def after_steps(
     for _ in range(STEPS_CHECKED):
         call()
     shape = {name: value.shape for name, value in problem.state.items()}
-    return {name: np.array(leaf, dtype=np.float64).reshape(shape[name]) for name, leaf in leaves().items()}
+    # a copy: the next tick may write where the leaf lies
+    return {name: np.asarray(leaf).astype(np.float64).reshape(shape[name]) for name, leaf in leaves().items()}
