@@ -5,7 +5,7 @@
 network   The forecaster's network on a bundled series: the batches that the forecaster itself draws, one
           plain loop, one optimizer; only the recurrent layers differ: ours or `torch.nn`'s, equal weights.
 forecast  `Forecaster.fit` from table to scores with a fixed number of steps: the layers' default path, and
-          every layer held to PyTorch's (`torch`, or `torch steps` where PyTorch has no such layer). Time, MASE.
+          every layer held to PyTorch's (`torch`, or `torch steps` where PyTorch has no such layer).
 language  A character language model (embedding, GRU or LSTM, linear; truncated BPTT with carried state) on
           the help texts that come with Python; ours against `torch.nn` in its faster, time-major form.
 
