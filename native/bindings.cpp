@@ -51,11 +51,13 @@ void bind_isa(nb::module_& module) {
 
 }  // namespace
 
-// void bind_scan(nb::module_& module);  // a part's declaration here, its call below
+// A part's declaration here, its call below.
+void bind_scan(nb::module_& module);
 
 }  // namespace ostinato
 
 NB_MODULE(_native, module) {
   module.doc() = "Native kernels of ostinato; ostinato.kernels is their only caller.";
   ostinato::bind_isa(module);
+  ostinato::bind_scan(module);
 }

@@ -21,6 +21,7 @@ _HOME: dict[str, str] = {
     "MinGRU": "ostinato.layers.linear",
     "MinLSTM": "ostinato.layers.linear",
     "RGLRU": "ostinato.layers.linear",
+    "linear_scan": "ostinato.layers.linear",
     "from_torch": "ostinato.layers.torch_compat",
     "Cell": "ostinato.layers.cells",
     "RNNCell": "ostinato.layers.cells",

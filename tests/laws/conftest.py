@@ -196,7 +196,7 @@ def _claims(row: Row, backend: str) -> bool:
 def _cases() -> list[Any]:
     params = []
     for row in TABLE:
-        for backend in ("reference", "torch steps", "torch"):
+        for backend in ("reference", "torch steps", "torch", "native"):
             # The cell that is known by its step only multiplies by rows: it keeps the bitwise laws.
             name = "reference" if row.cell == "Recurrent" and backend == "torch steps" else backend
             if row.cell == "Recurrent" and backend != "torch steps":

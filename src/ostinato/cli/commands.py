@@ -111,7 +111,7 @@ def train_forecast(  # noqa: PLR0913 - one parameter per option is Typer's way
     season: Annotated[
         int | None, _model("Season in steps, 1: none; by the time step otherwise.", "N")
     ] = None,
-    cell: Annotated[str | None, _model("Recurrent cell.", "rnn|lstm|gru")] = None,
+    cell: Annotated[str | None, _model("Recurrent cell.", "rnn|lstm|gru|mingru|minlstm|rglru")] = None,
     hidden: Annotated[int | None, _model("Width of the recurrent state.", "N")] = None,
     layers: Annotated[int | None, _model("Recurrent layers.", "N")] = None,
     head: Annotated[str | None, _model("quantile, gaussian, student_t or negative_binomial.", "NAME")] = None,

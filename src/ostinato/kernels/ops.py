@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ostinato.errors import InputError
-from ostinato.kernels import reference, torch_fused
+from ostinato.kernels import reference, scan, scan_operators, torch_fused
 from ostinato.kernels.reference import CellOptions, CellSpec, Leaves, Noise
 
-BACKENDS = ("auto", "torch", "torch steps", "reference")
+BACKENDS = ("auto", "native", "torch", "torch steps", "reference")
 
 
 class Path(NamedTuple):
@@ -76,13 +76,17 @@ def _candidates(
         fused = fused or "PyTorch has no fused form of dropout_recurrent"
     if request.returns_states:
         fused = fused or "return_states=True needs the state after every step"
+    native = scan.obstacle(like) if spec.is_linear else f"no kernel for the cell {spec.name!r}"
     if is_transformed():
-        fused = fused or "a functorch transform or forward-mode differentiation is active"
+        transformed = "a functorch transform or forward-mode differentiation is active"
+        fused, native = fused or transformed, native or transformed
     return [
+        *([("native", native)] if spec.is_linear else []),
         ("torch", fused),
         # A composition of differentiable operators: nothing keeps it from any call.
         ("torch steps", None),
         ("reference", None),
+        *([] if spec.is_linear else [("native", native)]),
     ]
 
 
@@ -177,6 +181,9 @@ def run(
     if stretch.is_one_plain_step and not is_reverse and not rules.get("return_states"):
         y, leaves = step(path, spec, x[:, 0], state, tensors, options, noise)
         return Result(y.unsqueeze(1), leaves, None)
+    if path == "native":
+        rules |= {"is_reverse": is_reverse, "mask": stretch.mask, "resets": stretch.resets}
+        return Result(*scan_operators.run_layer(spec, x, state, tensors, options, **rules))
     if path == "torch":
         return _run_fused(spec, x, state, tensors, options, stretch, is_reverse)
     is_reference = path == "reference"
@@ -220,10 +227,27 @@ def step(
     noise: Noise,
 ) -> tuple[Tensor, Leaves]:
     """One tick of x (B, D) of a built-in cell: (y, leaves)."""
+    if path == "native":
+        y, leaves, _ = scan_operators.run_layer(spec, x.unsqueeze(1), state, tensors, options)
+        return y[:, 0], leaves
     if path == "torch":
         return torch_fused.step(spec, x, state, tensors, options)
     w = reference.Weights(tensors, reference.exact_product if path == "reference" else F.linear)
     return reference.cell_step(spec, w.input_part(x, options), state, w, options, noise.at(0))
+
+
+def run_linear_scan(
+    inputs: tuple[Tensor, Tensor],
+    state: Tensor,
+    stretch: Stretch,
+    *,
+    initial: Tensor | None = None,
+    is_reverse: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """h' = keep * h + add from `inputs` (keep, add), each (B, T, H): y, and the final state (B, H)."""
+    given = scan.Given(list(inputs), state, None, initial, stretch.mask, stretch.resets)
+    runs = scan.run_steps if is_transformed() else scan_operators.run
+    return runs(scan.Rule("linear", is_reverse), given)
 
 
 def _run_scan(

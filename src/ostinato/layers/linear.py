@@ -6,9 +6,88 @@ product, and what is left is a scan (`kernels/scan.py`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ostinato.errors import InputError, SizeError
+from ostinato.kernels import ops
 from ostinato.kernels.reference import CELLS
+from ostinato.layers import arguments
 from ostinato.layers.cells import GatedCell
 from ostinato.layers.gated import GatedStack
+
+
+def linear_scan(
+    keep: Tensor,
+    add: Tensor,
+    state: Tensor | None = None,
+    *,
+    lengths: Tensor | Sequence[int] | None = None,
+    mask: Tensor | None = None,
+    resets: Tensor | None = None,
+    initial: Tensor | None = None,
+    reverse: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """h_t = keep_t * h_(t-1) + add_t, unit by unit: the diagonal recurrence, for layers of your own.
+
+    One pass over memory, forward and backward; the same bits whatever the batch, the chunks and the threads.
+    Costs 2·B·T·H flops, reads 2·B·T·H numbers and writes B·T·H.
+
+    Args:
+        keep: (B, T, H), or anything that broadcasts to it, such as (H,) where it does not change: it is not
+            copied then.
+        add: (B, T, H).
+        state: (B, H), h before the first step; zeros by default.
+        lengths, mask, resets: as for every layer: at masked steps the state is carried and y is 0.
+        initial: (B, H), what a reset returns to; zeros by default.
+        reverse: from the last step to the first; a reset then acts after its step.
+
+    Returns:
+        y (B, T, H), and the state after the last step (B, H).
+
+    Raises:
+        InputError: complex numbers, `lengths` together with `mask`, or `initial` without `resets`.
+        SizeError: a shape, dtype or device that does not fit.
+    """
+    where = "linear_scan"
+    if not isinstance(add, Tensor) or add.dim() != 3:
+        raise SizeError(f"{where}: add is {_described(add)}, expected a tensor (B, T, H)")
+    if not add.dtype.is_floating_point:
+        raise InputError(f"{where}: add is {add.dtype}, expected real floating point numbers")
+    B, T, H = add.shape
+    if isinstance(keep, Tensor) and keep.dim() <= len(add.shape):
+        sizes = (1,) * (3 - keep.dim()) + keep.shape
+        if all(size in (1, whole) for size, whole in zip(sizes, add.shape, strict=True)):
+            keep = keep.expand(B, T, H)
+    for name, value, shape in (
+        ("keep", keep, (B, T, H)),
+        ("state", state, (B, H)),
+        ("initial", initial, (B, H)),
+    ):
+        if value is None and name != "keep":
+            continue
+        found = (value.shape, value.dtype, value.device) if isinstance(value, Tensor) else None
+        if found != (shape, add.dtype, add.device):
+            expected = f"{shape} {add.dtype} on {add.device}, as add"
+            raise SizeError(f"{where}: {name} is {_described(value)}, expected {expected}")
+    stretch = arguments.make_stretch(
+        where, add, lengths=lengths, mask=mask, resets=resets, dt=None, takes_dt=False
+    )
+    if initial is not None and resets is None:
+        raise InputError(f"{where}: initial is what resets return to, and there are no resets; leave it out")
+    start = add.new_zeros(B, H) if state is None else state
+    if stretch.resets is None:
+        initial = None
+    elif initial is None:
+        initial = add.new_zeros(B, H)
+    return ops.run_linear_scan((keep, add), start, stretch, initial=initial, is_reverse=reverse)
+
+
+def _described(value: object) -> str:
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    return f"{tuple(value.shape)} {value.dtype} on {value.device}"
 
 
 class MinGRU(GatedStack):

@@ -134,12 +134,14 @@ class Recurrent(Stack):
     ) -> Result:
         cell = self._cell(layer, direction)
         call.pop("clock")
-        path = call.pop("path")
+        call.pop("path")
         is_reverse = direction == 1
         if isinstance(cell, GatedCell):
             tensors, options = cell.tensors(), cell.cell_options
+            # Each cell's own: the slowest of all, which `path` reports, another kind of cell may not have.
+            request = Request(stretch.resets is not None, call["return_states"])
             return ops.run(
-                path,
+                cell.choose(request).path,
                 cell.spec,
                 x,
                 state,

@@ -10,11 +10,14 @@ from ostinato.errors import InputError
 from ostinato.layers.arguments import check_sizes
 from ostinato.layers.cells import Cell
 from ostinato.layers.gated import GRU, LSTM, RNN
+from ostinato.layers.linear import RGLRU, MinGRU, MinLSTM
 from ostinato.layers.options import check_choice
 from ostinato.layers.recurrent import Recurrent
 from ostinato.layers.stack import Stack
 
-CELLS: dict[str, type[Stack]] = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
+CELLS: dict[str, type[Stack]] = {
+    "rnn": RNN, "lstm": LSTM, "gru": GRU, "mingru": MinGRU, "minlstm": MinLSTM, "rglru": RGLRU,
+}  # fmt: skip
 
 
 def build_encoder(
@@ -29,7 +32,7 @@ def build_encoder(
     """Recurrent layers.
 
     Args:
-        cell: `rnn`, `lstm`, `gru`, or a `Cell` class that is built by (input_size, hidden_size).
+        cell: a name in `CELLS`, or a `Cell` class that is built by (input_size, hidden_size).
         input_size: D.
         hidden_size: H of each direction.
         num_layers: L.

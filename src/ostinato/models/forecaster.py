@@ -106,7 +106,7 @@ class DirectForecaster(nn.Module):
         anchors: A, simple forecasts.
         horizon: H.
         levels: Q quantile levels, symmetric about 0.5.
-        cell: `rnn`, `lstm`, `gru`, or a `Cell` class.
+        cell: a name in `encoder.CELLS`, or a `Cell` class.
         hidden_size: width of each member's recurrent state.
         num_layers: L.
         members: M networks whose quantiles are averaged.

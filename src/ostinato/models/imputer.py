@@ -29,7 +29,7 @@ class BidirectionalImputer(nn.Module):
         priors: how many classes of steps begin with a mixture and spread of their own (near an observation,
             far from one, with none on one side).
         levels: Q quantile levels, symmetric about 0.5.
-        cell: `rnn`, `lstm`, `gru`, or a `Cell` class.
+        cell: a name in `encoder.CELLS`, or a `Cell` class.
         hidden_size: H of each direction and member.
         num_layers: L.
         members: M networks whose quantiles are averaged.

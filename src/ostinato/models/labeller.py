@@ -47,7 +47,7 @@ class Labeller(nn.Module):
         objective: `squared`, `absolute`, `huber` (at 1) or `cross_entropy`.
         per_step: one answer for each step rather than for each sequence.
         pooling: what represents a sequence: `last`, `mean`, `max` or `sum` over its real steps.
-        cell: `rnn`, `lstm`, `gru`, or a `Cell` class whose constructor takes (input_size, hidden_size).
+        cell: a name in `encoder.CELLS`, or a `Cell` class whose constructor takes (input_size, hidden_size).
         hidden_size: H.
         num_layers: L.
         bidirectional: also read from the end to the start.

@@ -15,6 +15,7 @@ from ostinato.data.interpolation import Floats, Indices, gap_lengths
 from ostinato.data.series import SeriesSpec
 from ostinato.data.table import Names, Note, SeriesTable, TableSchema
 from ostinato.errors import DataError, InputError, RunFolderError
+from ostinato.models.encoder import CELLS
 from ostinato.tasks.base import Estimator
 from ostinato.tasks.forecast.calibration import Calibration
 from ostinato.tasks.forecast.engine import LEVELS
@@ -309,7 +310,7 @@ class Imputer(Estimator):
         where = str(Path(run.path) / "config.toml")
         settings = from_toml(ImputationSettings, run.read_text("config.toml"), where)
         known = {cell.__name__: cell for cell in cells}
-        if settings.cell not in known and settings.cell not in ("rnn", "lstm", "gru"):
+        if settings.cell not in known and settings.cell not in CELLS:
             raise InputError(
                 f"{run.path}: the run uses the cell {settings.cell!r}, which is not part of ostinato; pass "
                 f"its class: ot.load(path, cells=[{settings.cell}])"

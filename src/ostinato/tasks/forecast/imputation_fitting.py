@@ -36,7 +36,7 @@ class ImputationSettings:
     """
 
     cell: Any = "lstm"
-    """rnn, lstm, gru, or a `Cell` class of your own; run in both directions."""
+    """rnn, lstm, gru, mingru, minlstm, rglru, or a `Cell` class of your own; run in both directions."""
     hidden_size: int = 32
     """Width of the state of each direction and member."""
     num_layers: int = 1

@@ -23,7 +23,7 @@ class ForecastSettings:
     horizon: int
     """H, how many steps ahead are forecast."""
     cell: Any = "lstm"
-    """rnn, lstm, gru, or a `Cell` class of your own."""
+    """rnn, lstm, gru, mingru, minlstm, rglru, or a `Cell` class of your own."""
     head: str = "quantile"
     """quantile: all steps at once; gaussian, student_t, negative_binomial: step by step, sampled paths."""
     hidden_size: int = 48

@@ -12,6 +12,8 @@ from ostinato.data.preparation import Preparation
 from ostinato.data.table import TableSchema
 from ostinato.errors import InputError, RunFolderError
 from ostinato.layers.cells import GRUCell, LSTMCell, RNNCell
+from ostinato.layers.linear import MinGRUCell, MinLSTMCell, RGLRUCell
+from ostinato.models.encoder import CELLS
 from ostinato.tasks.forecast.calibration import Calibration
 from ostinato.tasks.forecast.engine import Engine
 from ostinato.tasks.forecast.fitting import build_network
@@ -90,10 +92,11 @@ def read(cls: type[Forecaster], run: RunFolder, cells: Sequence[type] = ()) -> F
 
 
 def _cell(name: str, cells: Sequence[type], run: RunFolder) -> Any:
-    own: dict[str, type] = {cell.__name__: cell for cell in (RNNCell, LSTMCell, GRUCell, *cells)}
+    built_in = (RNNCell, LSTMCell, GRUCell, MinGRUCell, MinLSTMCell, RGLRUCell)
+    own: dict[str, type] = {cell.__name__: cell for cell in (*built_in, *cells)}
     if name in own:
         return own[name]
-    if name in ("rnn", "lstm", "gru"):
+    if name in CELLS:
         return name
     raise InputError(
         f"{run.path}: the run uses the cell {name!r}, which is not part of ostinato; pass its class: "

@@ -45,7 +45,7 @@ class SequenceEstimator(Estimator):
     _baselines: ClassVar[tuple[str, ...]]
 
     cell: Any = "lstm"
-    """rnn, lstm, gru, or a `Cell` class whose constructor takes (input_size, hidden_size)."""
+    """rnn, lstm, gru, mingru, minlstm, rglru, or a `Cell` class built by (input_size, hidden_size)."""
     hidden_size: int = 64
     """H, width of the recurrent state."""
     num_layers: int = 1
