@@ -52,6 +52,8 @@ void bind_isa(nb::module_& module) {
 }  // namespace
 
 // A part's declaration here, its call below.
+void bind_program(nb::module_& module);
+void bind_recurrence(nb::module_& module);
 void bind_scan(nb::module_& module);
 
 }  // namespace ostinato
@@ -59,5 +61,7 @@ void bind_scan(nb::module_& module);
 NB_MODULE(_native, module) {
   module.doc() = "Native kernels of ostinato; ostinato.kernels is their only caller.";
   ostinato::bind_isa(module);
+  ostinato::bind_program(module);
+  ostinato::bind_recurrence(module);
   ostinato::bind_scan(module);
 }

@@ -1,0 +1,177 @@
+// Gated recurrences in Python: `Layer`, `Steps`, `Packed`. Addresses come as integers; who calls keeps tensors alive.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <array>
+#include <cstring>
+#include <string>
+
+#include "driver.h"
+#include "memory.h"
+
+namespace nb = nanobind;
+
+namespace ostinato {
+namespace {
+
+using Address = uintptr_t;
+
+const void* at(Address address) { return reinterpret_cast<const void*>(address); }
+void* at_mutable(Address address) { return reinterpret_cast<void*>(address); }
+
+// In the order of reference.CellSpec.parameter_shapes' names; 0 where there is none.
+constexpr size_t kWeights = 10;
+Weights weights_at(const std::array<Address, kWeights>& a) {
+  return {at(a[0]), at(a[1]), at(a[2]), at(a[3]), at(a[4]), at(a[5]), at(a[6]), at(a[7]), at(a[8]), at(a[9])};
+}
+
+struct BoundLayer {
+  Layer layer;
+  bool is_double;
+
+  const Kernels& kernels() const {
+    const RecurrenceKernels* all = recurrence_kernels();
+    return is_double ? all->of_double : all->of_float;
+  }
+  int64_t element_bytes() const { return is_double ? 8 : 4; }
+};
+
+// Weights in the order of the products; they stay on the instruction set that packed them.
+struct Packed {
+  const Kernels* kernels;
+  Buffer memory;
+};
+
+BoundLayer make_layer(int cell, int64_t D, int64_t H, int64_t P, const std::string& flags, double zoneout_h,
+                      double zoneout_c, bool is_double) {
+  if (cell < 0 || cell > 2 || D < 1 || H < 1 || P < 1 || P > H) throw nb::value_error("Layer: a size below 1");
+  const auto has = [&](char flag) { return flags.find(flag) != std::string::npos; };
+  Layer layer{};
+  layer.cell = static_cast<Cell>(cell);
+  layer.D = D, layer.H = H, layer.P = P;
+  layer.relu = has('r'), layer.reset_before = has('b'), layer.norm = has('n'), layer.peephole = has('p');
+  layer.coupled = has('c'), layer.projected = has('j'), layer.random = has('z');
+  layer.zoneout_h = zoneout_h, layer.zoneout_c = zoneout_c;
+  layer.gates = layer.cell == Cell::rnn ? 1 : layer.cell == Cell::gru ? 3 : layer.coupled ? 3 : 4;
+  return {layer, is_double};
+}
+
+Packed pack(const BoundLayer& self, const std::array<Address, kWeights>& weights, bool backward) {
+  const Kernels& kernels = self.kernels();
+  Packed packed{&kernels,
+                Buffer(backward ? kernels.backward_bytes(self.layer) : kernels.forward_bytes(self.layer))};
+  const Weights w = weights_at(weights);
+  nb::gil_scoped_release release;
+  (backward ? kernels.pack_backward : kernels.pack_forward)(self.layer, w, packed.memory.data());
+  return packed;
+}
+
+// Some elements of every weight, as text of their bits: whether weights have changed without their version's knowing.
+nb::bytes samples(const BoundLayer& self, const std::array<Address, kWeights>& a) {
+  const Layer& l = self.layer;
+  const int64_t rows = l.gates * l.H;
+  const int64_t sizes[kWeights] = {rows * l.D, rows * l.P, rows, rows, l.P * l.H, (l.coupled ? 2 : 3) * l.H,
+                                   rows, rows, l.H, l.H};
+  constexpr int64_t kSamples = 32;
+  char taken[kWeights * kSamples * 8];
+  size_t n = 0;
+  const int64_t bytes = self.element_bytes();
+  for (size_t i = 0; i < kWeights; ++i) {
+    if (!a[i]) continue;
+    const int64_t count = sizes[i] < kSamples ? sizes[i] : kSamples;
+    // The last of `count` even parts, so that first and last rows and columns are seen.
+    for (int64_t k = 0; k < count; ++k, n += static_cast<size_t>(bytes))
+      std::memcpy(taken + n, static_cast<const char*>(at(a[i])) + ((k + 1) * sizes[i] / count - 1) * bytes,
+                  static_cast<size_t>(bytes));
+  }
+  return nb::bytes(taken, n);
+}
+
+// Addresses and strides of one call, in this order on both sides.
+enum Input { kX, kXRow, kXStep, kH0, kC0, kInitialH, kInitialC, kMask, kMaskStep, kZoneoutH, kZoneoutC, kInputs };
+enum Output { kY, kHFinal, kCFinal, kCells, kGates, kCBefore, kOutputs };
+enum Gradient { kDY, kDCells, kDHFinal, kDCFinal, kDX, kDH0, kDC0, kDInitialH, kDInitialC, kGradients };
+using Inputs = std::array<Address, kInputs>;
+using Outputs = std::array<Address, kOutputs>;
+using Gradients = std::array<Address, kGradients>;
+
+Masks masks_of(const Inputs& in) {
+  return {at(in[kMask]), static_cast<int64_t>(in[kMaskStep]), static_cast<const uint8_t*>(at(in[kZoneoutH])),
+          static_cast<const uint8_t*>(at(in[kZoneoutC]))};
+}
+
+void forward(const BoundLayer& self, const Packed& packed, const Schedule& schedule, const Inputs& in,
+             const Outputs& out, int n_threads) {
+  Forward call{};
+  call.packed = packed.memory.data();
+  call.x = at(in[kX]), call.x_row = static_cast<int64_t>(in[kXRow]), call.x_step = static_cast<int64_t>(in[kXStep]);
+  call.h0 = at(in[kH0]), call.c0 = at(in[kC0]);
+  call.initial_h = at(in[kInitialH]), call.initial_c = at(in[kInitialC]);
+  call.masks = masks_of(in);
+  call.y = at_mutable(out[kY]), call.h_final = at_mutable(out[kHFinal]), call.c_final = at_mutable(out[kCFinal]);
+  call.cells = at_mutable(out[kCells]), call.gates = at_mutable(out[kGates]);
+  call.c_before = at_mutable(out[kCBefore]);
+  nb::gil_scoped_release release;
+  run_forward(*packed.kernels, self.layer, schedule.steps(), call, n_threads);
+}
+
+void backward(const BoundLayer& self, const Packed& packed, const Packed& packed_forward, const Schedule& schedule,
+              const Inputs& in, const Outputs& out, const Gradients& gradients,
+              const std::array<Address, kWeights>& d_weights, bool recompute, int n_threads) {
+  if (packed.kernels != packed_forward.kernels)
+    throw nb::value_error("backward: the weights were packed for two instruction sets");
+  Backward call{};
+  call.packed = packed.memory.data(), call.packed_forward = packed_forward.memory.data();
+  call.x = at(in[kX]), call.x_row = static_cast<int64_t>(in[kXRow]), call.x_step = static_cast<int64_t>(in[kXStep]);
+  call.h0 = at(in[kH0]), call.c0 = at(in[kC0]);
+  call.initial_h = at(in[kInitialH]), call.initial_c = at(in[kInitialC]);
+  call.masks = masks_of(in);
+  call.y = at(out[kY]), call.gates = at_mutable(out[kGates]), call.c_before = at(out[kCBefore]);
+  call.recompute = recompute;
+  call.d_y = at(gradients[kDY]), call.d_cells = at(gradients[kDCells]);
+  call.d_h_final = at(gradients[kDHFinal]), call.d_c_final = at(gradients[kDCFinal]);
+  call.d_x = at_mutable(gradients[kDX]), call.d_h0 = at_mutable(gradients[kDH0]);
+  call.d_c0 = at_mutable(gradients[kDC0]);
+  call.d_initial_h = at_mutable(gradients[kDInitialH]), call.d_initial_c = at_mutable(gradients[kDInitialC]);
+  call.d_weights = weights_at(d_weights);
+  nb::gil_scoped_release release;
+  Buffer chunk(0);
+  if (recompute) {
+    const int64_t rows = largest_chunk(*packed.kernels, self.layer, schedule.steps(), self.element_bytes());
+    chunk = Buffer(rows * packed.kernels->saved_width(self.layer) * self.element_bytes());
+    call.gates = chunk.data();
+  }
+  run_backward(*packed.kernels, self.layer, schedule.steps(), call, self.element_bytes(), n_threads);
+}
+
+}  // namespace
+
+void bind_recurrence(nb::module_& module) {
+  nb::class_<Packed>(module, "Packed");
+  nb::class_<Schedule>(module, "Schedule")
+      .def(
+          "__init__",
+          [](Schedule* self, int64_t B, int64_t T, Address mask, Address resets, bool is_reverse) {
+            if (B < 0 || T < 0) throw nb::value_error("Schedule: a negative size");
+            new (self) Schedule(B, T, static_cast<const uint8_t*>(at(mask)), static_cast<const uint8_t*>(at(resets)),
+                                is_reverse);
+          },
+          nb::arg("B"), nb::arg("T"), nb::arg("mask"), nb::arg("resets"), nb::arg("is_reverse"))
+      .def_prop_ro("n_packed", [](const Schedule& self) { return self.steps().n_packed; })
+      .def_prop_ro("is_ragged", &Schedule::is_ragged);
+  nb::class_<BoundLayer>(module, "Layer")
+      .def("__init__", [](BoundLayer* self, int cell, int64_t D, int64_t H, int64_t P, const std::string& flags,
+                          double zoneout_h, double zoneout_c,
+                          bool is_double) { new (self) BoundLayer(make_layer(cell, D, H, P, flags, zoneout_h, zoneout_c, is_double)); })
+      .def("pack", &pack, nb::arg("weights"), nb::arg("backward"))
+      .def("samples", &samples)
+      .def("forward", &forward)
+      .def("backward", &backward)
+      .def_prop_ro("saved_width", [](const BoundLayer& self) { return self.kernels().saved_width(self.layer); })
+      .def_prop_ro("saved_cells", [](const BoundLayer& self) { return self.kernels().saved_cells(self.layer); });
+  module.def("release_cached_memory", &release_cached_memory, "Gives scratch memory that is kept for the next call back.");
+}
+
+}  // namespace ostinato

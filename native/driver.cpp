@@ -1,0 +1,155 @@
+#include "driver.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "memory.h"
+#include "pool.h"
+
+namespace ostinato {
+namespace {
+
+// Multiply-adds below which a second thread costs more than it brings.
+constexpr double kWorthThreads = 3e5;
+// Weights up to this size stay in a core's second cache while rows pass by.
+constexpr int64_t kCachedWeights = int64_t{3} << 19;
+constexpr int64_t kTaskRows = 12;  // about two tiles
+// Sums of small parameters are taken by groups of rows, each in one task: Shared::kGroup.
+constexpr int64_t kGroup = 8;
+
+double multiply_adds(const Layer& layer, const Steps& steps) {
+  return static_cast<double>(steps.n_packed) * layer.gates * layer.H * (layer.D + layer.P);
+}
+
+// Sorted rows [begin[i], begin[i + 1]) are the i-th task: about equally many steps each, whole granules of rows.
+std::vector<int64_t> cut_rows(const Steps& steps, int64_t weight_bytes, int64_t granule, int n_threads) {
+  const int64_t B = steps.B;
+  // Several tasks a thread even out unequal lengths and busy cores; weights beyond the cache are better read by few.
+  int64_t left = n_threads;
+  if (n_threads > 1 && weight_bytes <= kCachedWeights) left = std::min<int64_t>(4 * n_threads, B / kTaskRows);
+  left = std::max<int64_t>({left, n_threads, 1});
+  std::vector<int64_t> begin{0};
+  int64_t done = 0;
+  for (int64_t r = 0; r < B && left > 1; --left) {
+    const int64_t target = (steps.n_packed - done) / left;
+    int64_t sum = 0;
+    do {
+      for (int64_t i = 0; i < granule && r < B; ++i) sum += steps.count[r++];
+    } while (r < B && sum + steps.count[r] * granule / 2 < target);
+    done += sum;
+    if (r < B) begin.push_back(r);
+  }
+  begin.push_back(B);
+  return begin;
+}
+
+struct ForwardTasks {
+  const Kernels& kernels;
+  const Layer& layer;
+  const Steps& steps;
+  const Forward& call;
+  const std::vector<int64_t>& begin;
+  char* scratch;
+  int64_t scratch_bytes;
+
+  static void run(void* context, int index, int worker) {
+    const auto& all = *static_cast<ForwardTasks*>(context);
+    all.kernels.forward_rows(all.layer, all.steps, all.call, all.begin[index], all.begin[index + 1],
+                             all.scratch + worker * all.scratch_bytes);
+  }
+};
+
+struct BackwardTasks {
+  const Kernels& kernels;
+  const Layer& layer;
+  const Steps& steps;
+  const Backward& call;
+  const std::vector<int64_t>& begin;
+  void* shared;
+  int64_t chunk_rows, s_begin, s_end;
+  char* scratch;
+  int64_t scratch_bytes;
+
+  static void rows(void* context, int index, int worker) {
+    const auto& all = *static_cast<BackwardTasks*>(context);
+    all.kernels.backward_rows(all.layer, all.steps, all.call, all.shared, all.chunk_rows, all.s_begin, all.s_end,
+                              all.begin[index], all.begin[index + 1], all.scratch + worker * all.scratch_bytes);
+  }
+  static void recompute(void* context, int index, int) {
+    const auto& all = *static_cast<BackwardTasks*>(context);
+    all.kernels.recompute_task(all.layer, all.steps, all.call, all.shared, all.chunk_rows, all.s_begin, all.s_end,
+                               index);
+  }
+  static void weights(void* context, int index, int worker) {
+    const auto& all = *static_cast<BackwardTasks*>(context);
+    all.kernels.weight_task(all.layer, all.steps, all.call, all.shared, all.chunk_rows, all.s_begin, all.s_end,
+                            index, all.scratch + worker * all.scratch_bytes);
+  }
+};
+
+int64_t widest(const std::vector<int64_t>& begin) {
+  int64_t most = 0;
+  for (size_t i = 0; i + 1 < begin.size(); ++i) most = std::max(most, begin[i + 1] - begin[i]);
+  return most;
+}
+
+int64_t rounded(int64_t bytes) { return (bytes + 127) / 128 * 128; }
+
+// First step of the chunk that ends before s_end: about 1 MiB of gradients, which the products then find in the cache.
+int64_t chunk_begin(const Steps& steps, int64_t s_end, int64_t row_bytes) {
+  const int64_t target = std::max<int64_t>(256, (int64_t{1} << 20) / row_bytes);
+  int64_t s = s_end - 1;
+  while (s > 0 && steps.offset[s_end] - steps.offset[s - 1] <= target) --s;
+  return s;
+}
+
+}  // namespace
+
+int64_t largest_chunk(const Kernels& kernels, const Layer& layer, const Steps& steps, int64_t element_bytes) {
+  int64_t most = 0;
+  for (int64_t s_end = steps.n_steps; s_end > 0;) {
+    const int64_t s = chunk_begin(steps, s_end, kernels.saved_width(layer) * element_bytes);
+    most = std::max(most, steps.offset[s_end] - steps.offset[s]);
+    s_end = s;
+  }
+  return most;
+}
+
+void run_forward(const Kernels& kernels, const Layer& layer, const Steps& steps, const Forward& call,
+                 int n_threads) {
+  if (steps.B == 0) return;
+  if (multiply_adds(layer, steps) < kWorthThreads) n_threads = 1;
+  const std::vector<int64_t> begin = cut_rows(steps, kernels.forward_bytes(layer), 1, n_threads);
+  const int64_t bytes = rounded(kernels.forward_scratch(layer, widest(begin)));
+  const Buffer scratch(bytes * n_threads);
+  ForwardTasks tasks{kernels, layer, steps, call, begin, static_cast<char*>(scratch.data()), bytes};
+  parallel(n_threads, static_cast<int>(begin.size()) - 1, ForwardTasks::run, &tasks);
+}
+
+void run_backward(const Kernels& kernels, const Layer& layer, const Steps& steps, const Backward& call,
+                  int64_t element_bytes, int n_threads) {
+  if (steps.B == 0) return;
+  if (multiply_adds(layer, steps) < kWorthThreads) n_threads = 1;
+  const std::vector<int64_t> begin = cut_rows(steps, kernels.backward_bytes(layer), layer.norm || layer.peephole ? kGroup : 1, n_threads);
+  const int64_t row_bytes = kernels.saved_width(layer) * element_bytes;
+  const int64_t chunk_rows = largest_chunk(kernels, layer, steps, element_bytes);
+  const Buffer shared(kernels.shared_bytes(layer, steps.B, chunk_rows));
+  const int64_t bytes = rounded(kernels.backward_scratch(layer, widest(begin)));
+  const Buffer scratch(bytes * n_threads);
+  BackwardTasks tasks{kernels,       layer, steps, call, begin, shared.data(), chunk_rows, 0, 0,
+                      static_cast<char*>(scratch.data()), bytes};
+  kernels.begin_backward(layer, steps, call, shared.data(), chunk_rows);
+  for (int64_t s_end = steps.n_steps; s_end > 0; s_end = tasks.s_begin) {
+    tasks.s_end = s_end;
+    tasks.s_begin = chunk_begin(steps, s_end, row_bytes);
+    const int64_t n_rows = steps.offset[s_end] - steps.offset[tasks.s_begin];
+    if (call.recompute)
+      parallel(n_threads, static_cast<int>(kernels.n_recompute_tasks(n_rows)), BackwardTasks::recompute, &tasks);
+    parallel(n_threads, static_cast<int>(begin.size()) - 1, BackwardTasks::rows, &tasks);
+    parallel(n_threads, static_cast<int>(kernels.n_weight_tasks(layer, call, n_rows)), BackwardTasks::weights,
+             &tasks);
+  }
+  kernels.end_backward(layer, steps, call, shared.data(), chunk_rows);
+}
+
+}  // namespace ostinato

@@ -1,0 +1,29 @@
+// Scratch memory that is used again: large blocks fresh from the system cost a page fault every 4 KiB.
+#pragma once
+
+#include <cstdint>
+
+namespace ostinato {
+
+// A block aligned to 64 bytes, contents undefined; returned to a small cache at the end of its life.
+class Buffer {
+ public:
+  explicit Buffer(int64_t bytes);
+  ~Buffer();
+  Buffer(Buffer&& other) noexcept;
+  Buffer& operator=(Buffer&& other) noexcept;
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+
+  void* data() const { return data_; }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  void* data_ = nullptr;
+  int64_t bytes_ = 0;  // as allocated: asked for, rounded up to a size class
+};
+
+// Gives cached blocks back to the system.
+void release_cached_memory();
+
+}  // namespace ostinato

@@ -1,0 +1,340 @@
+"""The path `native`: one direction of one layer of RNN, LSTM or GRU in our own C++ kernels, on a CPU.
+
+This file turns tensors into addresses. What the kernels compute, and every buffer's shape, is in
+`native/recurrence.h`; how a call is differentiated and traced, in `operators.py`.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ostinato.kernels.reference import CELLS, CellOptions
+
+try:
+    from ostinato import _native
+except ImportError as error:
+    _native = None  # type: ignore[assignment]
+    _MISSING = f"the native kernels are not built ({error})"
+else:
+    _MISSING = ""
+
+_CELLS = {"rnn": 0, "lstm": 1, "gru": 2}
+_DTYPES = (torch.float32, torch.float64)
+_NAMES = (
+    "weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "peephole", "norm_ih.weight", "norm_hh.weight",
+    "norm_c.weight", "norm_c.bias",
+)  # fmt: skip
+
+
+class Task(NamedTuple):
+    """What one call computes: one direction of one layer.
+
+    Attributes:
+        cell: its row of `reference.CELLS`.
+        options: of the cell; `training` makes zoneout random.
+        is_reverse: from the last real step to the first.
+        returns_cells: also give the cell state after every step (LSTM).
+        keeps: what forward saves for backward: `nothing`, `gates`, or `outputs`, from which backward computes
+            the gates again: a third of the memory and a third more work.
+    """
+
+    cell: str
+    options: CellOptions
+    is_reverse: bool
+    returns_cells: bool
+    keeps: str
+
+
+@lru_cache(maxsize=256)
+def _task_obstacle(task: Task) -> str | None:
+    if task.cell not in _CELLS:
+        return f"there is no native kernel of the cell {task.cell!r}"
+    if task.keeps == "outputs" and not _is_plain(task.options):
+        return "gates are recomputed for cells without options only"
+    return None
+
+
+def _is_plain(options: CellOptions) -> bool:
+    changed = (options.norm, options.peephole, options.coupled_gates, options.projection, options.zoneout)
+    return options.reset_after and not any(changed)
+
+
+def obstacle(task: Task, like: Tensor) -> str | None:
+    """What keeps the kernels from this task on tensors like this one; None: nothing."""
+    if _native is None:
+        return _MISSING
+    if like.device.type != "cpu":
+        return f"the native kernels run on the CPU, not on {like.device.type}"
+    if like.dtype not in _DTYPES:
+        return f"the native kernels compute in float32 and float64, not in {like.dtype}"
+    return _task_obstacle(task)
+
+
+@lru_cache(maxsize=1024)
+def _layer(task: Task, D: int, H: int, dtype: torch.dtype) -> Any:
+    """The kernels' description of a layer."""
+    o = task.options
+    flags = "".join(
+        letter
+        for letter, is_set in (
+            ("r", o.nonlinearity == "relu"), ("b", task.cell == "gru" and not o.reset_after), ("n", o.norm),
+            ("p", o.peephole), ("c", o.coupled_gates), ("j", o.projection > 0), ("z", o.training),
+        )
+        if is_set
+    )  # fmt: skip
+    zoneout = (o.zoneout.get("h", 0.0), o.zoneout.get("c", 0.0))
+    width = o.projection or H
+    return _native.Layer(_CELLS[task.cell], D, H, width, flags, *zoneout, dtype == torch.float64)
+
+
+@lru_cache(maxsize=64)
+def _slots(cell: str, options: CellOptions, has_bias: bool) -> tuple[int, ...]:
+    """Where each of the given weights stands among `_NAMES`."""
+    names = CELLS[cell].parameter_shapes(1, 2, options, has_bias)
+    return tuple(_NAMES.index(name) for name in names)
+
+
+def _weight_slots(task: Task, n_weights: int) -> tuple[int, ...]:
+    slots = _slots(task.cell, task.options, True)
+    return slots if len(slots) == n_weights else _slots(task.cell, task.options, False)
+
+
+def _addresses(slots: Sequence[int], tensors: Sequence[Tensor | None]) -> list[int]:
+    found = [0] * len(_NAMES)
+    for slot, tensor in zip(slots, tensors, strict=True):
+        if tensor is not None:
+            found[slot] = tensor.data_ptr()
+    return found
+
+
+class _Entry:
+    """Packed weights, and what they were packed from."""
+
+    __slots__ = ("backward", "forward", "key", "samples")
+
+    def __init__(self, key: tuple[Any, ...]):
+        self.key = key
+        self.samples: Any = None
+        self.forward: Any = None
+        self.backward: Any = None
+
+
+# Packed copies by the tensor weight_hh. They live here and not in the layers, so that modules copy, pickle and
+# distribute as any other.
+_packed: dict[int, tuple[weakref.ref[Tensor], _Entry]] = {}
+
+
+def _entry(layer: Any, weights: Sequence[Tensor], addresses: list[int]) -> _Entry:
+    """The cached copies if these weights have not changed since.
+
+    A weight's version counts what is written through it or its views. Writing through `.data` is not counted,
+    so samples of every tensor are compared too.
+    """
+    owner = weights[1]
+    key = (layer, _native.isa(), addresses, [w._version for w in weights])
+    found = _packed.get(id(owner))
+    samples = layer.samples(addresses)
+    if found is not None and found[0]() is owner and found[1].key == key and found[1].samples == samples:
+        return found[1]
+    entry = _Entry(key)
+    entry.samples = samples
+    number = id(owner)
+
+    def forget(_: object) -> None:
+        _packed.pop(number, None)
+
+    _packed[number] = (weakref.ref(owner, forget), entry)
+    return entry
+
+
+def _pack(
+    layer: Any, weights: Sequence[Tensor], slots: Sequence[int], *, backward: bool
+) -> tuple[Any, Any]:
+    """(packed for forward, packed for backward or None)."""
+    held = [weight if weight.is_contiguous() else weight.contiguous() for weight in weights]
+    addresses = _addresses(slots, held)
+    if any(one is not other for one, other in zip(held, weights, strict=True)):
+        # A copy has no identity to be remembered by.
+        entry = _Entry(())
+    else:
+        entry = _entry(layer, weights, addresses)
+    if entry.forward is None:
+        entry.forward = layer.pack(addresses, False)
+    if backward and entry.backward is None:
+        entry.backward = layer.pack(addresses, True)
+    return entry.forward, entry.backward
+
+
+@lru_cache(maxsize=256)
+def _dense_schedule(B: int, T: int, is_reverse: bool) -> Any:
+    return _native.Schedule(B, T, 0, 0, is_reverse)
+
+
+def _schedule(task: Task, B: int, T: int, mask: Tensor | None, resets: Tensor | None) -> Any:
+    if mask is None and resets is None:
+        return _dense_schedule(B, T, task.is_reverse)
+    mask = None if mask is None else mask.contiguous()
+    resets = None if resets is None else resets.contiguous()
+    return _native.Schedule(B, T, _address(mask), _address(resets), task.is_reverse)
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _contiguous(tensors: Sequence[Tensor | None], dtype: torch.dtype | None = None) -> list[Tensor | None]:
+    return [None if one is None else one.to(dtype or one.dtype).contiguous() for one in tensors]
+
+
+def _two(leaves: Sequence[Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
+    """(h, c), None where there is none."""
+    return (leaves[0] if leaves else None), (leaves[1] if len(leaves) > 1 else None)
+
+
+class _Inputs(NamedTuple):
+    """Tensors in the form that the kernels take; holding them keeps their memory alive during a call."""
+
+    x: Tensor
+    state: list[Tensor | None]
+    initial: list[Tensor | None]
+    noise: list[Tensor | None]
+
+    def addresses(self) -> list[int]:
+        h, c = _two(self.state)
+        initial_h, initial_c = _two(self.initial)
+        recurrent, zoneout_h, zoneout_c = self.noise
+        changes = recurrent is not None and len(recurrent) > 1
+        return [
+            self.x.data_ptr(), self.x.stride(0), self.x.stride(1), _address(h), _address(c), _address(initial_h),
+            _address(initial_c), _address(recurrent), recurrent[0].numel() if changes else 0,  # type: ignore[index]
+            _address(zoneout_h), _address(zoneout_c),
+        ]  # fmt: skip
+
+
+def _inputs(
+    x: Tensor, state: Sequence[Tensor], initial: Sequence[Tensor], noise: Sequence[Tensor | None]
+) -> _Inputs:
+    recurrent, zoneout_h, zoneout_c = noise
+    return _Inputs(
+        x if x.stride(2) == 1 and x.stride(0) >= 0 else x.contiguous(), _contiguous(state), _contiguous(initial),
+        [*_contiguous([recurrent], x.dtype), *_contiguous([zoneout_h, zoneout_c], torch.bool)],
+    )  # fmt: skip
+
+
+def saved_shapes(
+    task: Task, B: int, T: int, D: int, H: int, dtype: torch.dtype
+) -> list[tuple[tuple[int, int], torch.dtype]]:
+    """Shapes and dtypes of what forward saves, for B·T steps whether or not all are real."""
+    if task.keeps == "nothing":
+        return []
+    layer = _layer(task, D, H, dtype)
+    shapes = [((B * T, layer.saved_width), dtype)] if task.keeps == "gates" else []
+    if layer.saved_cells:
+        shapes.append(((B * T, layer.saved_cells), dtype))
+    return shapes
+
+
+def _saved_pair(task: Task, saved: Sequence[Tensor]) -> tuple[Tensor | None, Tensor | None]:
+    """(gates, c before each step)."""
+    if task.keeps == "gates":
+        return saved[0], (saved[1] if len(saved) > 1 else None)
+    return None, (saved[0] if saved else None)
+
+
+def _sizes(task: Task, x: Tensor, weights: Sequence[Tensor]) -> tuple[int, int, int, int]:
+    gates = CELLS[task.cell].gates - task.options.coupled_gates
+    return (*x.shape, weights[1].shape[0] // gates)  # type: ignore[return-value]
+
+
+def forward(
+    task: Task,
+    x: Tensor,
+    state: Sequence[Tensor],
+    initial: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    mask: Tensor | None,
+    resets: Tensor | None,
+    noise: Sequence[Tensor | None],
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Run over x (B, T, D); see `operators.Arguments` for the shapes.
+
+    Returns:
+        y (B, T, P), the final leaves (B, ·) and the cell states (B, T, H) where the task returns them; and what
+        backward needs, in the shapes of `saved_shapes`.
+    """
+    B, T, D, H = _sizes(task, x, weights)
+    layer = _layer(task, D, H, x.dtype)
+    packed, _ = _pack(layer, weights, _weight_slots(task, len(weights)), backward=False)
+    inputs = _inputs(x, state, initial, noise)
+    P = task.options.projection or H
+    # Steps that are not real are not written.
+    y = x.new_empty(B, T, P) if mask is None else x.new_zeros(B, T, P)
+    final = [x.new_empty(leaf.shape) for leaf in state]
+    outputs = [y, *final]
+    if task.returns_cells:
+        outputs.append(x.new_empty(B, T, H) if mask is None else x.new_zeros(B, T, H))
+    saved = [x.new_empty(shape, dtype=dtype) for shape, dtype in saved_shapes(task, B, T, D, H, x.dtype)]
+    gates, c_before = _saved_pair(task, saved)
+    h, c = _two(final)
+    layer.forward(
+        packed, _schedule(task, B, T, mask, resets), inputs.addresses(),
+        [y.data_ptr(), _address(h), _address(c), outputs[-1].data_ptr() if task.returns_cells else 0,
+         _address(gates), _address(c_before)],
+        torch.get_num_threads(),
+    )  # fmt: skip
+    return outputs, saved
+
+
+def backward(
+    task: Task,
+    saved: Sequence[Tensor],
+    x: Tensor,
+    y: Tensor,
+    state: Sequence[Tensor],
+    initial: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    mask: Tensor | None,
+    resets: Tensor | None,
+    noise: Sequence[Tensor | None],
+    d_y: Tensor | None,
+    d_final: Sequence[Tensor | None],
+    d_cells: Tensor | None,
+    *,
+    wants_x: bool = True,
+    wants_weights: bool = True,
+) -> tuple[Tensor | None, list[Tensor], list[Tensor], list[Tensor | None]]:
+    """Gradients of x, state, initial and weights from those of the outputs (None: zero). Writes over `saved`."""
+    B, T, D, H = _sizes(task, x, weights)
+    layer = _layer(task, D, H, x.dtype)
+    slots = _weight_slots(task, len(weights))
+    packed, packed_back = _pack(layer, weights, slots, backward=True)
+    inputs = _inputs(x, state, initial, noise)
+    schedule = _schedule(task, B, T, mask, resets)
+    d_y, d_cells = _contiguous([d_y, d_cells])
+    d_h_final, d_c_final = d_ends = _two(_contiguous(d_final))
+    gates, c_before = _saved_pair(task, saved)
+    is_empty = schedule.n_packed == 0
+    d_x = None
+    if wants_x:
+        d_x = x.new_empty(B, T, D) if mask is None else x.new_zeros(B, T, D)
+    d_state = [x.new_empty(leaf.shape) for leaf in state]
+    d_initial = [x.new_empty(leaf.shape) for leaf in initial]
+    d_weights: list[Tensor | None] = [None] * len(weights)
+    if wants_weights:
+        d_weights = [(torch.zeros if is_empty else torch.empty)(w.shape, dtype=w.dtype) for w in weights]
+    d_h0, d_c0 = _two(d_state)
+    d_initial_h, d_initial_c = _two(d_initial)
+    layer.backward(
+        packed_back, packed, schedule, inputs.addresses(),
+        [y.data_ptr(), 0, 0, 0, _address(gates), _address(c_before)],
+        [_address(one) for one in (d_y, d_cells, *d_ends, d_x, d_h0, d_c0, d_initial_h, d_initial_c)],
+        _addresses(slots, d_weights if not is_empty else [None] * len(weights)),
+        task.keeps == "outputs", torch.get_num_threads(),
+    )  # fmt: skip
+    return d_x, d_state, d_initial, d_weights
