@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ostinato.errors import InputError
-from ostinato.kernels import reference, scan, scan_operators, torch_fused
+from ostinato.kernels import native, operators, reference, scan, scan_operators, torch_fused
+from ostinato.kernels.native import Task
 from ostinato.kernels.reference import CellOptions, CellSpec, Leaves, Noise
 
 BACKENDS = ("auto", "native", "torch", "torch steps", "reference")
@@ -37,11 +38,12 @@ class Path(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What a choice of backend depends on beside the cell and its options."""
+    """What a choice of backend depends on beside the cell and its options; `keeps` as in `native.Task`."""
 
     has_resets: bool = False
     returns_states: bool = False
     has_recurrent_dropout: bool = False
+    keeps: str = "gates"
 
 
 def choose(spec: CellSpec, options: CellOptions, request: Request, backend: str, like: Tensor) -> Path:
@@ -76,17 +78,19 @@ def _candidates(
         fused = fused or "PyTorch has no fused form of dropout_recurrent"
     if request.returns_states:
         fused = fused or "return_states=True needs the state after every step"
-    native = scan.obstacle(like) if spec.is_linear else f"no kernel for the cell {spec.name!r}"
+    if spec.is_linear:
+        own = scan.obstacle(like)
+    else:
+        own = native.obstacle(Task(spec.name, options, False, False, request.keeps), like)
     if is_transformed():
         transformed = "a functorch transform or forward-mode differentiation is active"
-        fused, native = fused or transformed, native or transformed
+        fused, own = fused or transformed, own or transformed
     return [
-        *([("native", native)] if spec.is_linear else []),
+        ("native", own),
         ("torch", fused),
         # A composition of differentiable operators: nothing keeps it from any call.
         ("torch steps", None),
         ("reference", None),
-        *([] if spec.is_linear else [("native", native)]),
     ]
 
 
@@ -172,12 +176,15 @@ def run(
     *,
     is_reverse: bool = False,
     noise: Noise = Noise(),  # noqa: B008 - immutable
+    keeps: str = "gates",
     **rules: Any,
 ) -> Result:
     """One direction of one layer of a built-in cell over x (B, T, D).
 
-    `rules` are `initial` (leaves of the state after a reset) and `return_states`.
+    `rules` are `initial` (leaves of the state after a reset) and `return_states`; `keeps` as in `native.Task`.
     """
+    if path == "native" and not spec.is_linear:
+        return _run_native(spec, x, state, tensors, options, stretch, is_reverse, noise, keeps, **rules)
     if stretch.is_one_plain_step and not is_reverse and not rules.get("return_states"):
         y, leaves = step(path, spec, x[:, 0], state, tensors, options, noise)
         return Result(y.unsqueeze(1), leaves, None)
@@ -196,6 +203,41 @@ def run(
         )  # fmt: skip
 
     return _run_scan(over_time, x, state, stretch, is_reverse, **rules)
+
+
+def _run_native(
+    spec: CellSpec,
+    x: Tensor,
+    state: Leaves,
+    tensors: Mapping[str, Tensor],
+    options: CellOptions,
+    stretch: Stretch,
+    is_reverse: bool,
+    noise: Noise,
+    keeps: str,
+    *,
+    initial: Leaves | None = None,
+    return_states: bool = False,
+) -> Result:
+    mask, resets = stretch.mask, stretch.resets
+    zoneout = noise.zoneout
+    given = operators.Arguments(
+        x, list(state.values()), [] if resets is None or initial is None else list(initial.values()),
+        list(tensors.values()), mask, resets, [noise.recurrent, zoneout.get("h"), zoneout.get("c")],
+    )  # fmt: skip
+    returns_cells = return_states and "c" in spec.leaves
+    y, *rest = operators.run(Task(spec.name, options, is_reverse, returns_cells, keeps), given)
+    final = dict(zip(state, rest, strict=False))
+    if not return_states:
+        return Result(y, final, None)
+    leaves = {"h": y, **({"c": rest[-1]} if returns_cells else {})}
+    states = {
+        name: operators.states_after_steps(
+            leaf, state[name], None if initial is None else initial[name], mask, resets, is_reverse=is_reverse
+        )
+        for name, leaf in leaves.items()
+    }
+    return Result(y, final, states)
 
 
 def run_cell(
@@ -227,9 +269,12 @@ def step(
     noise: Noise,
 ) -> tuple[Tensor, Leaves]:
     """One tick of x (B, D) of a built-in cell: (y, leaves)."""
-    if path == "native":
+    if path == "native" and spec.is_linear:
         y, leaves, _ = scan_operators.run_layer(spec, x.unsqueeze(1), state, tensors, options)
         return y[:, 0], leaves
+    if path == "native":
+        result = _run_native(spec, x.unsqueeze(1), state, tensors, options, Stretch(1), False, noise, "gates")
+        return result.y[:, 0], result.state
     if path == "torch":
         return torch_fused.step(spec, x, state, tensors, options)
     w = reference.Weights(tensors, reference.exact_product if path == "reference" else F.linear)

@@ -1,0 +1,451 @@
+"""One direction of one layer as a torch operator: differentiable, traceable, and cheap to call.
+
+`run` is the entrance. In eager mode it calls the native function, through one `torch.autograd.Function` where a
+gradient is wanted. Where PyTorch looks on (`torch.compile`, `torch.export`, fake tensors, any dispatch mode) the
+call is the registered operator `ostinato::recurrence`: one opaque node, for any B and T. Three operators:
+
+* `recurrence`: what programs hold; its autograd kernel decides what is to be kept.
+* `recurrence_saving`: the same outputs followed by what backward needs; its fake kernel knows their shapes.
+* `recurrence_backward`: gradients of x, state, initial and weights, in this order.
+
+Where the native code cannot take a task (`native.obstacle`), their kernels run `run_steps`: the reference's
+equations with `F.linear`, which keep nothing and are run again in backward. The second derivative takes the
+same way: gradients are enabled in backward exactly under `create_graph=True`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ostinato.kernels import native, reference
+from ostinato.kernels.native import Task
+from ostinato.kernels.reference import CellOptions, Leaves, Noise
+
+MaybeTensors = Sequence[Tensor | None]
+# Other classes of tensors (fake, functional, distributed) hold no memory that a kernel could read.
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+class Arguments(NamedTuple):
+    """What one direction of one layer runs on.
+
+    Attributes:
+        x: (B, T, D), any strides.
+        state: leaves (B, ·) in the order of the cell's `leaves`.
+        initial: leaves of the state after a reset, needed with `resets`, else empty.
+        weights: in the order of `parameter_shapes`, those that there are.
+        mask, resets: (B, T) bool in the order of x, also where the direction is reverse; or None.
+        noise: recurrent, zoneout of h, zoneout of c; each None or (T or 1, B, ·), in the order in which the
+            direction meets the steps.
+    """
+
+    x: Tensor
+    state: list[Tensor]
+    initial: list[Tensor]
+    weights: list[Tensor]
+    mask: Tensor | None
+    resets: Tensor | None
+    noise: list[Tensor | None]
+
+
+Forward = Callable[[Task, Arguments], tuple[list[Tensor], list[Tensor]]]
+Backward = Callable[..., list[Tensor]]
+
+
+def run(task: Task, given: Arguments) -> list[Tensor]:
+    """y (B, T, P), the final leaves (B, ·), and the cell states (B, T, H) where the task returns them.
+
+    At masked steps y and the cell states are 0.
+
+    `task.keeps` says what is kept for backward should a gradient be wanted; without one nothing is kept.
+    """
+    if is_traced(given):
+        return list(torch.ops.ostinato.recurrence(*given, encode(task)))
+    if torch.is_grad_enabled() and _wants_gradient(given):
+        return list(_Recurrence.apply(_Call(task, given, _forward, _backward), *_tensors(given)))
+    return _forward(_keeping_nothing(task), given)[0]
+
+
+def is_traced(given: Arguments) -> bool:
+    """Whether PyTorch records or intercepts operators, so that the call must be one."""
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
+        return True
+    return type(given.x) not in _PLAIN or type(given.weights[0]) not in _PLAIN
+
+
+def states_after_steps(
+    leaf: Tensor,
+    incoming: Tensor,
+    initial: Tensor | None,
+    mask: Tensor | None,
+    resets: Tensor | None,
+    *,
+    is_reverse: bool = False,
+) -> Tensor:
+    """The contract's `states`, (B, T, ·), from a leaf that is right at real steps only.
+
+    At a masked step the state is the last real step's, or `initial` (B, ·) where a reset lies between, or
+    `incoming` (B, ·) where neither came before. All tensors are in the order of x.
+    """
+    if mask is None:
+        return leaf
+    T = leaf.shape[1]
+    times = torch.arange(1, T + 1, device=leaf.device)
+    # Row 0 of the candidates is the incoming state, rows 1 … T the steps, the last one the initial state.
+    real = torch.where(mask, times, 0)
+    candidates = [incoming.unsqueeze(1), leaf]
+    if is_reverse:
+        real = torch.where(mask, times.flip(0), 0)
+        index = real.flip(1).cummax(1).values.flip(1)
+        index = torch.where(index > 0, T + 1 - index, 0)
+    else:
+        index = real.cummax(1).values
+    if resets is not None and initial is not None:
+        candidates.append(initial.unsqueeze(1))
+        index = torch.where(_is_reset_since(mask, resets, is_reverse), T + 1, index)
+    return torch.cat(candidates, 1).gather(1, index.unsqueeze(2).expand(-1, -1, leaf.shape[2]))
+
+
+def _is_reset_since(mask: Tensor, resets: Tensor, is_reverse: bool) -> Tensor:
+    """(B, T): whether the row was reset after its last real step, as the direction goes."""
+    if is_reverse:
+        mask, resets = mask.flip(1), F.pad(resets.flip(1), (1, -1))
+    times = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    last_real = torch.where(mask, times, 0).cummax(1).values
+    last_reset = torch.where(resets, times, 0).cummax(1).values
+    since = last_reset > last_real
+    return since.flip(1) if is_reverse else since
+
+
+# The plain path ------------------------------------------------------------------------------------------
+
+
+def run_steps(task: Task, given: Arguments) -> list[Tensor]:
+    """The same outputs as `run`, by a composition of differentiable operators."""
+    spec, is_reverse = reference.CELLS[task.cell], task.is_reverse
+    x, mask, resets = given.x, given.mask, given.resets
+    if x.shape[1] == 0:
+        return _outputs_of_no_step(task, given)
+    if is_reverse:
+        x, mask = x.flip(1), None if mask is None else mask.flip(1)
+        # The reverse direction resets after step t, which is before its next step.
+        resets = None if resets is None else F.pad(resets.flip(1), (1, -1))
+    H = _hidden_size(task, given)
+    has_bias = len(given.weights) > len(spec.parameter_shapes(1, H, task.options, bias=False))
+    names = spec.parameter_shapes(x.shape[2], H, task.options, has_bias)
+    initial: Leaves | None = dict(zip(spec.leaves, given.initial, strict=True)) if given.initial else None
+    ys, final, kept = reference.run(
+        spec, x.transpose(0, 1), dict(zip(spec.leaves, given.state, strict=True)),
+        dict(zip(names, given.weights, strict=True)), task.options,
+        noise=_noise(given.noise), product=F.linear, hoisted=True,
+        mask=None if mask is None else mask.t(), resets=None if resets is None else resets.t(),
+        initial=initial, return_states=task.returns_cells,
+    )  # fmt: skip
+    if is_reverse and given.resets is not None and initial is not None:
+        final = reference.choose(given.resets[:, 0], initial, final)
+    outputs = [torch.stack(ys, 1), *(final[name] for name in spec.leaves)]
+    if task.returns_cells:
+        outputs.append(torch.stack([leaves["c"] for leaves in kept], 1))
+    for index in (0, -1) if task.returns_cells else (0,):
+        outputs[index] = outputs[index].flip(1) if is_reverse else outputs[index]
+    if task.returns_cells and given.mask is not None:
+        outputs[-1] = outputs[-1].masked_fill(~given.mask.unsqueeze(2), 0.0)
+    return outputs
+
+
+def _outputs_of_no_step(task: Task, given: Arguments) -> list[Tensor]:
+    empty = [given.state[0].unsqueeze(1)[:, :0]]
+    if task.returns_cells:
+        empty.append(given.state[1].unsqueeze(1)[:, :0])
+    return [empty[0].clone(), *(leaf.clone() for leaf in given.state), *(cells.clone() for cells in empty[1:])]
+
+
+def _hidden_size(task: Task, given: Arguments) -> int:
+    gates = reference.CELLS[task.cell].gates - task.options.coupled_gates
+    return given.weights[0].shape[0] // gates
+
+
+def _noise(noise: MaybeTensors) -> Noise:
+    recurrent, *zoneout = noise
+    return Noise(recurrent, {k: v for k, v in zip("hc", zoneout, strict=False) if v is not None})
+
+
+def _steps_gradients(task: Task, given: Arguments, wanted: Sequence[bool], grads: MaybeTensors) -> list[Any]:
+    """Gradients of the wanted ones of x, state, initial and weights, by running the steps again.
+
+    Differentiable themselves where gradients are enabled.
+    """
+    keeps_graph = torch.is_grad_enabled()
+    tensors = _tensors(given)
+    if not keeps_graph:
+        tensors = [
+            value.detach().requires_grad_(is_wanted) for value, is_wanted in zip(tensors, wanted, strict=True)
+        ]
+    with torch.enable_grad(), torch.autocast(given.x.device.type, enabled=False):
+        outputs = run_steps(task, _with_tensors(given, tensors))
+    pairs = [
+        (output, d_output)
+        for output, d_output in zip(outputs, grads, strict=True)
+        if d_output is not None and output.requires_grad
+    ]
+    chosen = [value for value, is_wanted in zip(tensors, wanted, strict=True) if is_wanted]
+    found = iter(
+        torch.autograd.grad(
+            [output for output, _ in pairs], chosen, [d_output for _, d_output in pairs],
+            create_graph=keeps_graph, allow_unused=True,
+        )
+    )  # fmt: skip
+    return [next(found) if is_wanted else None for is_wanted in wanted]
+
+
+# Differentiation -----------------------------------------------------------------------------------------
+
+
+class _Call(NamedTuple):
+    """What `_Recurrence` needs beside the tensors that it differentiates."""
+
+    task: Task
+    given: Arguments
+    forward: Forward
+    backward: Backward
+
+
+class _Recurrence(torch.autograd.Function):
+    """The differentiable call; `tensors` are those of `call.given`, for autograd to see."""
+
+    @staticmethod
+    def forward(ctx: Any, call: _Call, *tensors: Tensor) -> tuple[Tensor, ...]:
+        given = call.given
+        outputs, saved = call.forward(call.task, given)
+        ctx.save_for_backward(*tensors, outputs[0], *saved)
+        # Inputs must not be kept outside save_for_backward, where hooks and version counters miss them.
+        ctx.call = (call.task, given.mask, given.resets, given.noise, call.backward)
+        ctx.sizes = (len(given.state), len(given.initial), len(given.weights))
+        ctx.set_materialize_grads(False)
+        return tuple(outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        task, mask, resets, noise, backward = ctx.call
+        n_state, n_initial, n_weights = ctx.sizes
+        x, *rest = ctx.saved_tensors
+        state, rest = rest[:n_state], rest[n_state:]
+        initial, rest = rest[:n_initial], rest[n_initial:]
+        given = Arguments(x, state, initial, rest[:n_weights], mask, resets, noise)
+        wanted = ctx.needs_input_grad[1:]
+        if torch.is_grad_enabled():
+            return None, *_steps_gradients(task, given, wanted, grads)
+        y, *saved = rest[n_weights:]
+        if torch._C._autograd._get_current_graph_task_keep_graph():
+            # Backward writes over what was saved, and here it may come again.
+            saved = [value.clone() for value in saved]
+        found = backward(task, given, wanted, y, saved, grads)
+        return None, *(value if is_wanted else None for value, is_wanted in zip(found, wanted, strict=True))
+
+
+def _tensors(given: Arguments) -> list[Tensor]:
+    return [given.x, *given.state, *given.initial, *given.weights]
+
+
+def _with_tensors(given: Arguments, tensors: Sequence[Tensor]) -> Arguments:
+    """The same call on other tensors, in the order of `_tensors`."""
+    x, *rest = tensors
+    ends = len(given.state), len(given.state) + len(given.initial)
+    return given._replace(x=x, state=rest[: ends[0]], initial=rest[ends[0] : ends[1]], weights=rest[ends[1] :])
+
+
+def _wants_gradient(given: Arguments) -> bool:
+    if given.x.requires_grad:
+        return True
+    for values in (given.weights, given.state, given.initial):
+        for value in values:
+            if value.requires_grad:
+                return True
+    return False
+
+
+def _keeping_nothing(task: Task) -> Task:
+    return task if task.keeps == "nothing" else Task(*task[:-1], "nothing")
+
+
+# What a call comes to ------------------------------------------------------------------------------------
+
+
+def _is_native(task: Task, like: Tensor) -> bool:
+    return native.obstacle(task, like) is None
+
+
+def _forward(task: Task, given: Arguments) -> tuple[list[Tensor], list[Tensor]]:
+    if _is_native(task, given.x):
+        return native.forward(task, *given)
+    with torch.no_grad():
+        return run_steps(task, given), []
+
+
+def _backward(
+    task: Task,
+    given: Arguments,
+    wanted: Sequence[bool],
+    y: Tensor,
+    saved: list[Tensor],
+    grads: MaybeTensors,
+) -> list[Any]:
+    d_y, d_final, d_cells = _split_outputs(task, grads)
+    if _is_native(task, given.x):
+        d_x, *parts = native.backward(
+            task, saved, given.x, y, *given[1:], d_y, d_final, d_cells,
+            wants_x=wanted[0], wants_weights=any(wanted[-len(given.weights) :]),
+        )  # fmt: skip
+        return [d_x, *(value for part in parts for value in part)]
+    return _steps_gradients(task, given, wanted, grads)
+
+
+def _split_outputs(task: Task, grads: MaybeTensors) -> tuple[Tensor | None, list[Tensor | None], Tensor | None]:
+    n_leaves = len(reference.CELLS[task.cell].leaves)
+    return grads[0], list(grads[1 : 1 + n_leaves]), grads[1 + n_leaves] if task.returns_cells else None
+
+
+# Registration --------------------------------------------------------------------------------------------
+
+
+def encode(task: Task) -> str:
+    """The task as the operators take it: words, then after a bar the options of the cell."""
+    words = f"{task.cell} keeps={task.keeps}"
+    words += " is_reverse" if task.is_reverse else ""
+    words += " returns_cells" if task.returns_cells else ""
+    return f"{words} | {task.options.text}"
+
+
+@lru_cache(maxsize=1024)
+def decode(text: str) -> Task:
+    """What `encode` wrote."""
+    words, _, options = text.partition("|")
+    cell, keeps, *flags = words.split()
+    return Task(
+        cell, CellOptions.from_text(options), "is_reverse" in flags, "returns_cells" in flags,
+        keeps.removeprefix("keeps="),
+    )  # fmt: skip
+
+
+_GIVEN = "Tensor x, Tensor[] state, Tensor[] initial, Tensor[] weights, Tensor? mask, Tensor? resets, Tensor?[] noise"
+_LIBRARY = torch.library.Library("ostinato", "FRAGMENT")
+_LIBRARY.define(f"recurrence({_GIVEN}, str task) -> Tensor[]")
+_LIBRARY.define(f"recurrence_saving({_GIVEN}, str task) -> Tensor[]")
+_LIBRARY.define(
+    f"recurrence_backward({_GIVEN}, bool[] wanted, Tensor y, Tensor[] saved, Tensor?[] grads, str task) -> Tensor[]"
+)
+_OPERATORS = torch.ops.ostinato
+_AUTOGRAD_KEYS = (torch._C.DispatchKey.AutogradFunctionality, torch._C.DispatchKey.ADInplaceOrView)
+
+
+def _register() -> None:
+    for name, kernel in (
+        ("recurrence", _recurrence),
+        ("recurrence_saving", _recurrence_saving),
+        ("recurrence_backward", _recurrence_backward),
+    ):
+        # Whatever the device: where the native code cannot run, the steps do.
+        _LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
+    _LIBRARY.impl("recurrence", _recurrence_autograd, "Autograd")
+    for name, fake in (
+        ("recurrence", _fake_recurrence),
+        ("recurrence_saving", _fake_recurrence_saving),
+        ("recurrence_backward", _fake_recurrence_backward),
+    ):
+        torch.library.register_fake(f"ostinato::{name}", fake, lib=_LIBRARY)
+
+
+def _recurrence(*flat: Any) -> list[Tensor]:
+    return _forward(_keeping_nothing(decode(flat[-1])), Arguments(*flat[:-1]))[0]
+
+
+def _recurrence_saving(*flat: Any) -> list[Tensor]:
+    outputs, saved = _forward(decode(flat[-1]), Arguments(*flat[:-1]))
+    return [*outputs, *saved]
+
+
+def _recurrence_backward(*flat: Any) -> list[Tensor]:
+    *parts, wanted, y, saved, grads, text = flat
+    given = Arguments(*parts)
+    # Operators run below autograd, where nothing is recorded; running the steps again needs it.
+    excluded = torch._C._dispatch_tls_local_exclude_set()
+    for key in _AUTOGRAD_KEYS:
+        excluded = excluded.remove(key)
+    with torch.no_grad(), torch._C._ForceDispatchKeyGuard(
+        torch._C._dispatch_tls_local_include_set(), excluded
+    ):
+        # An operator leaves its arguments as they are.
+        found = _backward(decode(text), given, wanted, y, [value.clone() for value in saved], grads)
+    return [
+        torch.zeros_like(value) if d_value is None else d_value.contiguous()
+        for value, d_value, is_wanted in zip(_tensors(given), found, wanted, strict=True)
+        if is_wanted
+    ]
+
+
+def _recurrence_autograd(*flat: Any) -> list[Tensor]:
+    given, task = Arguments(*flat[:-1]), decode(flat[-1])
+    if torch.is_grad_enabled() and _wants_gradient(given):
+        return list(_Recurrence.apply(_Call(task, given, _saving_operator, _backward_operator), *_tensors(given)))
+    with torch._C._AutoDispatchBelowAutograd():
+        return list(_OPERATORS.recurrence(*flat))
+
+
+def _saving_operator(task: Task, given: Arguments) -> tuple[list[Tensor], list[Tensor]]:
+    with torch._C._AutoDispatchBelowAutograd():
+        flat = _OPERATORS.recurrence_saving(*given, encode(task))
+    n_outputs = _n_outputs(task)
+    return flat[:n_outputs], flat[n_outputs:]
+
+
+def _backward_operator(
+    task: Task, given: Arguments, wanted: Sequence[bool], y: Tensor, saved: list[Tensor], grads: MaybeTensors
+) -> list[Any]:
+    found = iter(_OPERATORS.recurrence_backward(*given, wanted, y, saved, grads, encode(task)))
+    return [next(found) if is_wanted else None for is_wanted in wanted]
+
+
+def _n_outputs(task: Task) -> int:
+    return 1 + len(reference.CELLS[task.cell].leaves) + task.returns_cells
+
+
+def _fake_recurrence(*flat: Any) -> list[Tensor]:
+    return _empty_outputs(decode(flat[-1]), Arguments(*flat[:-1]))
+
+
+def _fake_recurrence_saving(*flat: Any) -> list[Tensor]:
+    given, task = Arguments(*flat[:-1]), decode(flat[-1])
+    outputs = _empty_outputs(task, given)
+    if not _is_native(task, given.x):
+        return outputs
+    B, T, _ = given.x.shape
+    # Whatever is dynamic, the widths are not: a task is compiled into kernels by them.
+    widths = int(given.weights[0].shape[1]), int(_hidden_size(task, given))
+    shapes = native.saved_shapes(task, B, T, *widths, given.x.dtype)
+    return [*outputs, *(given.x.new_empty(shape, dtype=dtype) for shape, dtype in shapes)]
+
+
+def _fake_recurrence_backward(*flat: Any) -> list[Tensor]:
+    *parts, wanted, _, _, _, _ = flat
+    tensors = _tensors(Arguments(*parts))
+    return [value.new_empty(value.shape) for value, is_wanted in zip(tensors, wanted, strict=True) if is_wanted]
+
+
+def _empty_outputs(task: Task, given: Arguments) -> list[Tensor]:
+    B, T, _ = given.x.shape
+    H = _hidden_size(task, given)
+    sizes = reference.CELLS[task.cell].state_sizes(H, task.options)
+    outputs = [given.x.new_empty(B, T, *sizes["h"])]
+    outputs += [given.x.new_empty(B, *size) for size in sizes.values()]
+    if task.returns_cells:
+        outputs.append(given.x.new_empty(B, T, H))
+    return outputs
+
+
+_register()
