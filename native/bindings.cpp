@@ -10,6 +10,7 @@
 
 #include "isa.h"
 #include "isa_facts.h"
+#include "pool.h"
 
 namespace nb = nanobind;
 
@@ -49,6 +50,11 @@ void bind_isa(nb::module_& module) {
     set_isa_or_raise(name, "environment variable OSTINATO_ISA");
 }
 
+void bind_pool(nb::module_& module) {
+  module.def("usable_cores", &usable_cores,
+             "Cores that the calling thread may run on: the most threads that a kernel will use.");
+}
+
 }  // namespace
 
 // A part's declaration here, its call below.
@@ -61,6 +67,7 @@ void bind_scan(nb::module_& module);
 NB_MODULE(_native, module) {
   module.doc() = "Native kernels of ostinato; ostinato.kernels is their only caller.";
   ostinato::bind_isa(module);
+  ostinato::bind_pool(module);
   ostinato::bind_program(module);
   ostinato::bind_recurrence(module);
   ostinato::bind_scan(module);

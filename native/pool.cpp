@@ -2,112 +2,70 @@
 
 #include <pthread.h>
 #include <signal.h>
-#include <unistd.h>
 
 #include <atomic>
-#include <chrono>
 #include <cstdint>
 #include <cstring>
-#include <new>
 
+#include "thread_state.h"
 #include "waiting.h"
-
-#if defined(__linux__)
-#include <sched.h>
-#endif
-#if defined(__x86_64__)
-#include <xmmintrin.h>
-#endif
 
 namespace ostinato {
 namespace {
 
 constexpr int kMaxThreads = 1024;
+// Beyond, meeting at every time step takes longer than most steps.
+constexpr int kMaxGang = 64;
 constexpr std::size_t kStackBytes = std::size_t{4} << 20;
-// A worker spins this long for the next call if the last one came within it, and the shorter time otherwise: where
-// calls are far apart, PyTorch's own threads spin in between, and a spinning worker would take their core.
-constexpr int64_t kSpinNs = 50'000;
+// A worker spins this long for the next call if the last one came within it, and the shorter time otherwise. It also
+// stops, and keeps to the shorter time for a while, when another thread wants its core: PyTorch's own threads spin for
+// milliseconds after each of its parallel operators, and a worker that spins against them slows those operators down.
+constexpr int64_t kSpinNs = 200'000;
 constexpr int64_t kShortSpinNs = 2'000;
+constexpr int64_t kYieldingNs = 20'000'000;
 // The calling thread spins this long for the last tasks of the others before it sleeps.
 constexpr int64_t kFinishSpinNs = 50'000;
-// Threads of a gang that have not all come by then are taken for kept away; a sleeping worker needs about 10 µs.
+// Threads of a gang that have not all come by then are taken for kept away; a sleeping worker needs 5 to 50 µs.
 constexpr int64_t kGangAnswerNs = 100'000;
 // A wait at a barrier beyond this is not work but a partner that is kept from running.
 constexpr int64_t kBarrierSpinNs = 100'000;
 constexpr int64_t kFirstRefusalNs = 2'000'000;
 constexpr int64_t kLongestRefusalNs = 256'000'000;
 constexpr int64_t kAffinityNs = 1'000'000;
+// What waking takes, before it was measured, and the most that a measurement counts (beyond, it measured the load).
+constexpr int64_t kUsualWakeNs = 20'000;
+constexpr int64_t kLongestWakeNs = 100'000;
 
-// The bits that say how arithmetic rounds and whether denormals are flushed.
-#if defined(__x86_64__)
-using FloatMode = unsigned int;
-FloatMode float_mode() { return _mm_getcsr() & 0xffc0u; }  // without the sticky exception flags
-void set_float_mode(FloatMode mode) { _mm_setcsr(mode); }
-#elif defined(__aarch64__)
-using FloatMode = uint64_t;
-FloatMode float_mode() {
-  FloatMode mode;
-  __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
-  return mode;
-}
-void set_float_mode(FloatMode mode) { __asm__ volatile("msr fpcr, %0" : : "r"(mode)); }
-#else
-using FloatMode = int;
-FloatMode float_mode() { return 0; }
-void set_float_mode(FloatMode) {}
-#endif
-
-// The cores that a thread may run on; 8192 of them are more than kernels know.
-struct Affinity {
-  unsigned char mask[1024];
-};
-
-#if defined(__linux__)
-bool read_affinity(Affinity* affinity) {
-  std::memset(affinity->mask, 0, sizeof(affinity->mask));
-  return sched_getaffinity(0, sizeof(affinity->mask), reinterpret_cast<cpu_set_t*>(affinity->mask)) == 0;
-}
-void apply_affinity(pthread_t thread, const Affinity& affinity) {
-  pthread_setaffinity_np(thread, sizeof(affinity.mask), reinterpret_cast<const cpu_set_t*>(affinity.mask));
-}
-#else
-bool read_affinity(Affinity* affinity) {
-  std::memset(affinity->mask, 0, sizeof(affinity->mask));
-  return false;
-}
-void apply_affinity(pthread_t, const Affinity&) {}
-#endif
-
-int count_cores(const Affinity& affinity) {
-  int n = 0;
-  for (unsigned char bits : affinity.mask) n += __builtin_popcount(bits);
-  if (n == 0) n = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
-  return n < 1 ? 1 : n;
-}
+// Which worker of a gang this thread is.
+thread_local int gang_worker = 0;
 
 }  // namespace
 
-// The threads of one gang. The last to arrive opens the next phase.
+// Each thread says in its own cache line how often it has come, and looks at the others': a line crosses between two
+// cores once, where a common counter would cross three times.
 struct GangBarrier : Barrier {
   explicit GangBarrier(int n) : n_threads(n) {}
 
   void meet() {
-    const uint32_t now = phase.load();
-    if (n_arrived.fetch_add(1, std::memory_order_acq_rel) == n_threads - 1) {
-      n_arrived.store(0, std::memory_order_relaxed);
-      phase.store_and_wake(now + 1);
-      return;
-    }
-    if (!phase.spin_while(now, kBarrierSpinNs)) {
+    const int self = gang_worker;
+    const uint32_t step = places[self].n_come.load() + 1;
+    places[self].n_come.post(step);
+    for (int i = 0; i < n_threads; ++i) {
+      if (i == self) continue;
+      Signal& other = places[i].n_come;
+      const auto has_come = [&other, step] { return static_cast<int32_t>(other.load() - step) >= 0; };
+      if (spin_until(has_come, kBarrierSpinNs)) continue;
       n_slow.fetch_add(1, std::memory_order_relaxed);
-      phase.sleep_while(now);
+      other.nap_until(has_come);
     }
   }
 
+  struct Place {
+    Signal n_come;
+  };
   const int n_threads;
-  alignas(64) std::atomic<int> n_arrived{0};
-  alignas(64) Signal phase;
   alignas(64) std::atomic<int> n_slow{0};
+  Place places[kMaxGang];
 };
 
 void Barrier::wait() { static_cast<GangBarrier*>(this)->meet(); }
@@ -139,6 +97,8 @@ class Pool {
 
   // The number of threads (the caller among them) out of those wanted, after creating what is missing.
   int prepare(int n_threads);
+  // Of n_places for workers those that are worth having: all, or only workers that are awake where the work is short.
+  int worth_having(int n_places, int64_t expected_ns);
   void parallel(int n_threads, const Job& job);
   bool gang(int n_threads, const Job& job);
 
@@ -148,7 +108,8 @@ class Pool {
   static uint32_t places(uint32_t value) { return value >> 16; }
   static uint32_t n_at_work(uint32_t value) { return value & (kPlace - 1); }
 
-  static void* worker_main(void* pool);
+  static void* worker_main(void* worker);
+  void work(int index);
   bool create_worker();
   void open(int n_places, const Job& job);
   // Lets nobody join any more; returns how many places had been left.
@@ -159,8 +120,17 @@ class Pool {
   void run_tasks(int worker);
   void run_as_gang(int worker);
   void follow_affinity();
+  void keep_off_this_core();
+
+  struct Worker {
+    Pool* pool;
+    int index;
+    pthread_t thread;
+  };
 
   alignas(64) Signal gate_;
+  // Changes when workers are asked to be awake, without a job yet.
+  std::atomic<uint32_t> attention_{0};
   alignas(64) std::atomic<int> next_{0};
   alignas(64) Signal gang_state_;
   Job job_;
@@ -175,7 +145,13 @@ class Pool {
   pthread_t affinity_reader_ = {};
   int64_t refuse_until_ns_ = INT64_MIN;
   int64_t refusal_ns_ = kFirstRefusalNs;
-  pthread_t workers_[kMaxThreads];
+  int64_t short_call_ns_ = INT64_MIN / 2;
+  Worker workers_[kMaxThreads];
+  alignas(64) std::atomic<int64_t> opened_ns_{0};
+  // What waking a worker took, smoothed.
+  std::atomic<int64_t> wake_ns_{kUsualWakeNs};
+  // Where each worker was last seen.
+  alignas(64) std::atomic<int16_t> cores_[kMaxThreads];
 };
 
 bool Pool::create_worker() {
@@ -187,11 +163,18 @@ bool Pool::create_worker() {
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
-  const bool is_created = pthread_create(&workers_[n_workers_], &attributes, worker_main, this) == 0;
+  Worker& worker = workers_[n_workers_];
+  worker.pool = this;
+  worker.index = n_workers_;
+  cores_[n_workers_].store(-1, std::memory_order_relaxed);
+  const bool is_created = pthread_create(&worker.thread, &attributes, worker_main, &worker) == 0;
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   pthread_attr_destroy(&attributes);
-  if (is_created) ++n_workers_;
-  return is_created;
+  if (!is_created) return false;
+  ++n_workers_;
+  // It starts on this core otherwise, and waits for the calling thread to leave it.
+  if (n_cores_ > 1) apply_affinity(worker.thread, without(affinity_, present_core()));
+  return true;
 }
 
 void Pool::follow_affinity() {
@@ -204,7 +187,31 @@ void Pool::follow_affinity() {
   if (read_affinity(&present) && std::memcmp(&present, &affinity_, sizeof(present)) == 0) return;
   affinity_ = present;
   n_cores_ = count_cores(present);
-  for (int i = 0; i < n_workers_; ++i) apply_affinity(workers_[i], affinity_);
+  for (int i = 0; i < n_workers_; ++i) apply_affinity(workers_[i].thread, affinity_);
+}
+
+// Linux tends to wake a thread on the core of the one that woke it if it has been there before or no core is idle (an
+// idle core of a virtual machine looks taken): both would then share a core, and the calling thread would wait.
+void Pool::keep_off_this_core() {
+  const int core = present_core();
+  if (core < 0 || n_cores_ < 2) return;
+  for (int i = 0; i < n_workers_; ++i) {
+    if (cores_[i].load(std::memory_order_relaxed) != core) continue;
+    apply_affinity(workers_[i].thread, without(affinity_, core));
+    cores_[i].store(-1, std::memory_order_relaxed);
+  }
+}
+
+int Pool::worth_having(int n_places, int64_t expected_ns) {
+  const int n_awake = n_workers_ - gate_.n_asleep();
+  if (n_awake >= n_places || expected_ns / 2 >= wake_ns_.load(std::memory_order_relaxed)) return n_places;
+  const int64_t now = now_ns();
+  if (now - short_call_ns_ < kSpinNs / 2) {
+    attention_.fetch_add(1);
+    gate_.wake(n_places - n_awake);
+  }
+  short_call_ns_ = now;
+  return n_awake;
 }
 
 int Pool::prepare(int n_threads) {
@@ -219,7 +226,9 @@ int Pool::prepare(int n_threads) {
 void Pool::open(int n_places, const Job& job) {
   job_ = job;
   job_.mode = float_mode();
+  keep_off_this_core();
   next_.store(0, std::memory_order_relaxed);
+  opened_ns_.store(now_ns(), std::memory_order_relaxed);
   gate_.store(kPlace * static_cast<uint32_t>(n_places));
   const int n_asleep = gate_.n_asleep();
   const int n_to_wake = n_places - (n_workers_ - n_asleep);
@@ -263,33 +272,58 @@ void Pool::run_tasks(int worker) {
 
 void Pool::run_as_gang(int worker) {
   if (!gang_state_.spin_while(kGathering, kGangAnswerNs)) gang_state_.sleep_while(kGathering);
+  gang_worker = worker;
   if (gang_state_.load() == kGo) job_.gang_task(job_.context, worker, *job_.barrier);
 }
 
 void* Pool::worker_main(void* argument) {
-  Pool& pool = *static_cast<Pool*>(argument);
+  const Worker& worker = *static_cast<Worker*>(argument);
 #if defined(__linux__)
   pthread_setname_np(pthread_self(), "ostinato");
 #elif defined(__APPLE__)
   pthread_setname_np("ostinato");
 #endif
+  prefer_short_slices();
   is_inside = true;
-  const auto has_places = [&pool] { return places(pool.gate_.load()) > 0; };
-  int64_t spin_ns = kSpinNs;
+  worker.pool->work(worker.index);
+  return nullptr;
+}
+
+void Pool::work(int index) {
+  int64_t spin_ns = kSpinNs, yielding_until_ns = INT64_MIN;
+  uint32_t attention = attention_.load();
+  const auto is_called = [this, &attention] { return places(gate_.load()) > 0 || attention_.load() != attention; };
   for (;;) {
     const int64_t start_ns = now_ns();
-    if (!spin_until(has_places, spin_ns)) pool.gate_.sleep_until(has_places);
+    bool was_put_aside = false, has_slept = false;
+    if (!spin_until(is_called, start_ns < yielding_until_ns ? kShortSpinNs : spin_ns, &was_put_aside)) {
+      gate_.sleep_until(is_called);
+      has_slept = true;
+    }
+    const int64_t now = now_ns();
+    if (was_put_aside) yielding_until_ns = now + kYieldingNs;
+    const uint32_t present_attention = attention_.load();
+    const bool was_asked = present_attention != attention;
+    attention = present_attention;
+    spin_ns = was_asked || now - start_ns < kSpinNs ? kSpinNs : kShortSpinNs;
+    const int core = present_core();
+    if (cores_[index].load(std::memory_order_relaxed) != core) {
+      cores_[index].store(static_cast<int16_t>(core), std::memory_order_relaxed);
+    }
     int worker;
-    if (!pool.join(&worker)) continue;
-    spin_ns = now_ns() - start_ns < kSpinNs ? kSpinNs : kShortSpinNs;
-    if (float_mode() != pool.job_.mode) set_float_mode(pool.job_.mode);
-    if (pool.job_.barrier != nullptr)
-      pool.run_as_gang(worker);
+    if (!join(&worker)) continue;
+    if (has_slept) {
+      int64_t took_ns = now - opened_ns_.load(std::memory_order_relaxed);
+      if (took_ns > kLongestWakeNs) took_ns = kLongestWakeNs;
+      wake_ns_.store((3 * wake_ns_.load(std::memory_order_relaxed) + took_ns) / 4, std::memory_order_relaxed);
+    }
+    if (float_mode() != job_.mode) set_float_mode(job_.mode);
+    if (job_.barrier != nullptr)
+      run_as_gang(worker);
     else
-      pool.run_tasks(worker);
-    pool.leave();
+      run_tasks(worker);
+    leave();
   }
-  return nullptr;
 }
 
 void Pool::parallel(int n_threads, const Job& job) {
@@ -306,6 +340,7 @@ bool Pool::gang(int n_threads, const Job& job) {
   open(n_threads - 1, job);
   const bool all_came = spin_until([this] { return places(gate_.load()) == 0; }, kGangAnswerNs) || close() == 0;
   gang_state_.store_and_wake(all_came ? kGo : kDismissed);
+  gang_worker = 0;
   if (all_came) job.gang_task(job.context, 0, *job.barrier);
   await_leavers();
   const bool was_quick = all_came && job.barrier->n_slow.load(std::memory_order_relaxed) == 0;
@@ -341,11 +376,13 @@ int usable_cores() {
   return count_cores(affinity);
 }
 
-void parallel(int n_threads, int n_tasks, void (*task)(void* context, int index, int worker), void* context) {
+void parallel(int n_threads, int n_tasks, void (*task)(void* context, int index, int worker), void* context,
+              int64_t expected_ns) {
   if (n_threads > n_tasks) n_threads = n_tasks;
   if (n_threads > 1 && !is_inside && pool().try_take()) {
     Pool& taken = pool();
     n_threads = taken.prepare(n_threads);
+    if (n_threads > 1) n_threads = 1 + taken.worth_having(n_threads - 1, expected_ns);
     if (n_threads > 1) {
       Job job;
       job.task = task;
@@ -362,16 +399,19 @@ void parallel(int n_threads, int n_tasks, void (*task)(void* context, int index,
   for (int index = 0; index < n_tasks; ++index) task(context, index, 0);
 }
 
-bool gang(int n_threads, void (*task)(void* context, int worker, Barrier& barrier), void* context) {
+bool gang(int n_threads, void (*task)(void* context, int worker, Barrier& barrier), void* context,
+          int64_t expected_ns) {
+  if (n_threads < 1 || n_threads > kMaxGang) return false;
   GangBarrier barrier(n_threads);
   if (n_threads == 1) {
+    gang_worker = 0;
     task(context, 0, barrier);
     return true;
   }
   if (is_inside || !pool().try_take()) return false;
   Pool& taken = pool();
   bool has_run = false;
-  if (taken.prepare(n_threads) == n_threads) {
+  if (taken.prepare(n_threads) == n_threads && taken.worth_having(n_threads - 1, expected_ns) == n_threads - 1) {
     Job job;
     job.gang_task = task;
     job.context = context;

@@ -9,6 +9,7 @@
 #if defined(__linux__)
 #include <linux/futex.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 #else
 #include <condition_variable>
@@ -34,19 +35,30 @@ inline void relax() {
 #endif
 }
 
-// Spins until done() or for limit_ns; returns done().
+// A spin loop that was away this long was put aside for another thread: a look at the clock comes every µs or so.
+constexpr int64_t kPutAsideNs = 20'000;
+
+// Spins until done() or for limit_ns; returns done(). With was_put_aside it also ends, and says so, when another
+// thread has had this core in the meantime.
 template <typename Done>
-bool spin_until(Done done, int64_t limit_ns) {
-  // The shortest waits matter most: at first look without pause, which takes up to 0.1 µs, then without the clock.
+bool spin_until(Done done, int64_t limit_ns, bool* was_put_aside = nullptr) {
+  // The shortest waits matter most: a pause takes up to 0.1 µs and the clock half of that.
   for (int i = 0; i < 64; ++i)
     if (done()) return true;
-  const int64_t end_ns = now_ns() + limit_ns;
-  do {
+  int64_t now = now_ns();
+  const int64_t end_ns = now + limit_ns;
+  while (now < end_ns) {
     for (int i = 0; i < 16; ++i) {
       if (done()) return true;
       relax();
     }
-  } while (now_ns() < end_ns);
+    const int64_t before = now;
+    now = now_ns();
+    if (was_put_aside != nullptr && now - before > kPutAsideNs) {
+      *was_put_aside = true;
+      break;
+    }
+  }
   return done();
 }
 
@@ -66,6 +78,11 @@ class Signal {
     value_.store(value);
     if (n_asleep() > 0) wake(INT_MAX);
   }
+  // Cheaper, and may miss a thread that is going to sleep at this moment: such threads use nap_until.
+  void post(uint32_t value) {
+    value_.store(value, std::memory_order_release);
+    if (n_asleep_.load(std::memory_order_relaxed) > 0) wake(INT_MAX);
+  }
   void add_and_wake(uint32_t amount) {
     value_.fetch_add(amount);
     if (n_asleep() > 0) wake(INT_MAX);
@@ -83,20 +100,23 @@ class Signal {
   // Sleeps until done(), which must not become true without a later change of the word and a wake.
   template <typename Done>
   void sleep_until(Done done) {
-    n_asleep_.fetch_add(1);
-    for (;;) {
-      const uint32_t seen = value_.load();
-      if (done()) break;
-      sleep_if(seen);
-    }
-    n_asleep_.fetch_sub(1);
+    sleep_until(done, false);
+  }
+
+  // The same, looking again every millisecond.
+  template <typename Done>
+  void nap_until(Done done) {
+    sleep_until(done, true);
   }
 
 #if defined(__linux__)
   void wake(int n) { syscall(SYS_futex, &value_, FUTEX_WAKE_PRIVATE, n, nullptr, nullptr, 0); }
 
  private:
-  void sleep_if(uint32_t seen) { syscall(SYS_futex, &value_, FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr, 0); }
+  void sleep_if(uint32_t seen, bool is_nap) {
+    const timespec nap = {0, 1'000'000};
+    syscall(SYS_futex, &value_, FUTEX_WAIT_PRIVATE, seen, is_nap ? &nap : nullptr, nullptr, 0);
+  }
 #else
   void wake(int) {
     { std::lock_guard<std::mutex> lock(mutex_); }
@@ -104,17 +124,33 @@ class Signal {
   }
 
  private:
-  void sleep_if(uint32_t seen) {
+  void sleep_if(uint32_t seen, bool is_nap) {
     std::unique_lock<std::mutex> lock(mutex_);
-    if (value_.load() == seen) changed_.wait(lock);
+    if (value_.load() != seen) return;
+    if (is_nap)
+      changed_.wait_for(lock, std::chrono::milliseconds(1));
+    else
+      changed_.wait(lock);
   }
 
   std::mutex mutex_;
   std::condition_variable changed_;
 #endif
+  template <typename Done>
+  void sleep_until(Done done, bool is_nap) {
+    n_asleep_.fetch_add(1);
+    for (;;) {
+      const uint32_t seen = value_.load();
+      if (done()) break;
+      sleep_if(seen, is_nap);
+    }
+    n_asleep_.fetch_sub(1);
+  }
+
   static_assert(sizeof(std::atomic<uint32_t>) == sizeof(uint32_t), "the kernel looks at the word itself");
-  std::atomic<uint32_t> value_{0};
-  std::atomic<int> n_asleep_{0};
+  // Two cache lines: who has changed the word looks at the count, which spinning readers of the word would take away.
+  alignas(64) std::atomic<uint32_t> value_{0};
+  alignas(64) std::atomic<int> n_asleep_{0};
 };
 
 }  // namespace ostinato

@@ -167,6 +167,23 @@ TEST(pool_gang_refuses_what_is_not_to_be_had) {
   CHECK(n == 1);
 }
 
+TEST(pool_short_calls_leave_sleepers_alone_until_they_are_frequent) {
+  const auto count = [](void* argument, int, Barrier& barrier) {
+    ++*static_cast<std::atomic<int>*>(argument);
+    barrier.wait();
+  };
+  if (usable_cores() < 2) return;
+  CHECK(n_wrong(2, 20) == 0);
+  usleep(20000);  // longer than workers spin
+  std::atomic<int> n{0};
+  CHECK(!gang(2, count, &n, 0));
+  CHECK(n == 0);
+  int n_run = 0;
+  for (int repeat = 0; repeat < 100000 && n_run == 0; ++repeat) n_run += gang(2, count, &n, 0);
+  CHECK(n_run == 1);
+  CHECK(n == 2);
+}
+
 TEST(pool_gangs_and_tasks_of_several_callers_mix) {
   std::atomic<int> n_wrong_total{0};
   std::vector<std::thread> callers;
