@@ -56,16 +56,31 @@ OSTINATO_INLINE void accumulate(Tile<real, R, V>& tile, const real* const* rows,
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) acc[r][v] = tile.at[r][v];
   for (int64_t k = 0; k < K; ++k) {
-    Vector<real> w[V];
+    // Whichever are fewer stay in registers: the elements of the rows, or the weights.
+    if constexpr (R < V) {
+      Vector<real> a[R];
 #pragma GCC unroll 8
-    for (int nb = 0; nb < NB; ++nb)
+      for (int r = 0; r < R; ++r) a[r] = broadcast(row[r][k]);
+#pragma GCC unroll 8
+      for (int nb = 0; nb < NB; ++nb)
 #pragma GCC unroll 4
-      for (int g = 0; g < G; ++g) w[nb * G + g] = load(weights + nb * block_stride + (k * G + g) * W);
+        for (int g = 0; g < G; ++g) {
+          const Vector<real> w = load(weights + nb * block_stride + (k * G + g) * W);
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const Vector<real> a = broadcast(row[r][k]);
+          for (int r = 0; r < R; ++r) acc[r][nb * G + g] = fma(a[r], w, acc[r][nb * G + g]);
+        }
+    } else {
+      Vector<real> w[V];
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) acc[r][v] = fma(a, w[v], acc[r][v]);
+      for (int nb = 0; nb < NB; ++nb)
+#pragma GCC unroll 4
+        for (int g = 0; g < G; ++g) w[nb * G + g] = load(weights + nb * block_stride + (k * G + g) * W);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const Vector<real> a = broadcast(row[r][k]);
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) acc[r][v] = fma(a, w[v], acc[r][v]);
+      }
     }
   }
 #pragma GCC unroll 8
