@@ -12,12 +12,13 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ostinato.errors import InputError
-from ostinato.kernels import native, operators, reference, scan, scan_operators, torch_fused
+from ostinato.kernels import native, operators, program, reference, scan, scan_operators, torch_fused
 from ostinato.kernels.native import Task
+from ostinato.kernels.program import CellSizes
 from ostinato.kernels.reference import CellOptions, CellSpec, Leaves, Noise
 
 BACKENDS = ("auto", "native", "torch", "torch steps", "reference")
@@ -257,6 +258,56 @@ def run_cell(
         )
 
     return _run_scan(over_time, x, state, stretch, is_reverse, **rules)
+
+
+def program_obstacle(
+    cell: nn.Module, sizes: CellSizes, step: Callable[..., tuple[Tensor, Leaves]], like: Tensor
+) -> str | None:
+    """Why a cell that is known by its step only cannot take the path `native program`; None where it can."""
+    if is_transformed():
+        return "a functorch transform or forward-mode differentiation is active"
+    return program.obstacle(cell, sizes, step, like)
+
+
+def run_program(
+    step: Callable[..., tuple[Tensor, Leaves]],
+    x: Tensor,
+    state: Leaves,
+    stretch: Stretch,
+    *,
+    cell: nn.Module,
+    sizes: CellSizes,
+    is_reverse: bool = False,
+    initial: Leaves | None = None,
+    return_states: bool = False,
+) -> Result:
+    """As `run_cell`, for a cell that `program_obstacle` finds nothing against."""
+    mask, resets, dt = stretch.flipped() if is_reverse else (stretch.mask, stretch.resets, stretch.dt)
+    resets = None if initial is None else resets
+
+    def in_order(value: Tensor) -> Tensor:
+        return value.flip(1) if is_reverse else value
+
+    def steps(x: Tensor, leaves: Leaves, dt: Tensor | None, initial: Leaves | None) -> Any:
+        xs = in_order(x).unbind(1)
+        dts = None if dt is None else in_order(dt).unbind(1)
+        ys, final, kept = reference.scan(
+            lambda t, now: step(xs[t], now, None if dts is None else dts[t]), len(xs), leaves,
+            mask=None if mask is None else mask.t(), resets=None if resets is None else resets.t(),
+            initial=initial, return_states=return_states,
+        )  # fmt: skip
+        every = (
+            {name: in_order(torch.stack([one[name] for one in kept], 1)) for name in final} if kept else None
+        )
+        return in_order(torch.stack(ys, 1)), final, every
+
+    y, final, every = program.run_cell(
+        cell, sizes, step, x, state, steps=steps, mask=mask, resets=resets, dt=dt, is_reverse=is_reverse,
+        initial=initial if resets is not None else None, return_states=return_states,
+    )  # fmt: skip
+    if is_reverse and stretch.resets is not None and initial is not None:
+        final = reference.choose(stretch.resets[:, 0], initial, final)
+    return Result(y, final, every)
 
 
 def step(

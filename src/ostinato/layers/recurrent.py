@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,6 +19,10 @@ from ostinato.layers.stack import Stack
 from ostinato.types import State
 
 _OPTIONS = ("dropout_in", "dropout_between", "dropout_out", "residual", "learn_initial_state", "strict")
+
+
+# From the fastest to the slowest: a stack is named after its slowest part.
+_PATHS = ("native", "native program", "torch", "torch steps", "reference")
 
 
 class Recurrent(Stack):
@@ -119,9 +123,15 @@ class Recurrent(Stack):
                 if isinstance(cell, GatedCell):
                     paths.append(cell.choose(request._replace(has_recurrent_dropout=False)))
                 else:
-                    reason = f"{type(cell).__name__} is known by its step only"
-                    paths.append(Path("torch steps", reason, True))
-        return max(paths, key=lambda path: ops.BACKENDS.index(path.path))
+                    paths.append(self._choose_for_step(cell))
+        return max(paths, key=lambda path: _PATHS.index(path.path))
+
+    def _choose_for_step(self, cell: Cell) -> Path:
+        obstacle = ops.program_obstacle(cell, _sizes(cell), _step_of(cell), self._like())
+        if obstacle is None:
+            return Path("native program", "")
+        reason = f"{type(cell).__name__} is known by its step only; not 'native program': {obstacle}"
+        return Path("torch steps", reason, True)
 
     def _initial_leaves(self, layer: int, direction: int, B: int, like: Tensor) -> Leaves:
         if self._learns_initial_state:
@@ -153,13 +163,27 @@ class Recurrent(Stack):
                 **call,
             )
 
-        def step(x_t: Tensor, leaves: Leaves, dt_t: Tensor | None) -> tuple[Tensor, Leaves]:
-            y, new = cell.step(x_t, State(leaves), *(() if dt_t is None else (dt_t,)))
-            if y.shape != (len(x_t), cell.output_size) or set(new) != set(leaves):
-                raise SizeError(
-                    f"{type(cell).__name__}.step returned y {tuple(y.shape)} and leaves {', '.join(new)}; "
-                    f"expected {(len(x_t), cell.output_size)} and {', '.join(leaves)}"
-                )
-            return y, {name: new[name] for name in leaves}  # type: ignore[misc]
+        run_cell = ops.run_cell
+        if ops.program_obstacle(cell, _sizes(cell), _step_of(cell), self._like()) is None:
+            call |= {"cell": cell, "sizes": _sizes(cell)}
+            run_cell = ops.run_program
+        return run_cell(_step_of(cell), x, state, stretch, is_reverse=is_reverse, **call)
 
-        return ops.run_cell(step, x, state, stretch, is_reverse=is_reverse, **call)
+
+def _sizes(cell: Cell) -> ops.CellSizes:
+    return ops.CellSizes(cell.input_size, cell.output_size, cell.state_shapes, cell.takes_dt)
+
+
+def _step_of(cell: Cell) -> Callable[..., tuple[Tensor, Leaves]]:
+    """The cell's step over plain leaves, checked."""
+
+    def step(x_t: Tensor, leaves: Leaves, dt_t: Tensor | None) -> tuple[Tensor, Leaves]:
+        y, new = cell.step(x_t, State(leaves), *(() if dt_t is None else (dt_t,)))
+        if y.shape != (len(x_t), cell.output_size) or set(new) != set(leaves):
+            raise SizeError(
+                f"{type(cell).__name__}.step returned y {tuple(y.shape)} and leaves {', '.join(new)}; "
+                f"expected {(len(x_t), cell.output_size)} and {', '.join(leaves)}"
+            )
+        return y, {name: new[name] for name in leaves}  # type: ignore[misc]
+
+    return step
