@@ -1,14 +1,15 @@
 """Every contestant computes the case, and the check finds those that do not."""
 
 import importlib
+import importlib.util
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from ostinato.bench import subjects, torch_loop, torch_peers
-from ostinato.bench.cases import GRIDS, Problem
+from ostinato.bench import scan_peers, subjects, torch_loop, torch_peers
+from ostinato.bench.cases import GRIDS, LINEAR_CELLS, SCAN, Problem
 from ostinato.bench.checking import TOLERANCE, judge, oracle
 
 OPTIONS = sorted({(c.cell, c.mode, c.tag, c.options) for c in GRIDS["options"].cases})
@@ -119,3 +120,23 @@ def test_flops_count_the_products(case):
     assert ragged.case.flops(ragged.n_steps) == 2 * 17 * (5 + 17) * ragged.lengths.sum()
     projected = case(mode="inference", options=(("proj_size", 8),))
     assert projected.flops() == (2 * 4 * 17 * (5 + 8) + 2 * 17 * 8) * 3 * 7
+
+
+@pytest.mark.parametrize("mode", ["inference", "training"])
+def test_the_linear_recurrence_and_its_peers_agree(case, mode):
+    problem = scan_peers.draw(case(cell=SCAN, mode=mode, D=17))
+    expected = oracle(problem)
+    wanted = {"y", "h"} | ({"d_x", "d_h", "d_keep"} if mode == "training" else set())
+    assert set(expected) == wanted
+    has_jax = importlib.util.find_spec("jax") is not None
+    found = list(scan_peers.contestants(problem, has_jax=has_jax))
+    assert len(found) == 2 + has_jax
+    for one in found:
+        assert not judge(one, expected).differs, f"{one.name}: {judge(one, expected)}"
+
+
+@pytest.mark.parametrize("cell", sorted(LINEAR_CELLS))
+def test_layers_of_linear_recurrences_compute_the_case(case, cell):
+    problem = Problem.draw(case(cell=cell, H=16, D=16))
+    one = subjects.ours(problem, 1)
+    assert not judge(one, oracle(problem)).differs, f"{judge(one, oracle(problem))}"

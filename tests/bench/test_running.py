@@ -229,3 +229,11 @@ def printed(report):
         console.print(table)
     console.file.close()
     return console.export_text()
+
+
+def test_scans_are_compared_with_a_copy(plan, case, only_torch):
+    report = run_benchmark(plan(case(grid="scans", cell="scan", D=17), kind="scans"))
+    row = report["rows"][0]
+    assert row["copy_share"] > 0
+    assert set(row["ratios"]) == {"torch loop"}
+    assert f"({row['copy_share']:.0%})" in printed(report)

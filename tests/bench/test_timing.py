@@ -96,6 +96,14 @@ def test_the_guard_stops_waiting_when_its_patience_is_over(monkeypatch):
     assert guard.waited_s == pytest.approx(0.4)
     guard.wait_for_quiet()
     assert guard.waited_s == pytest.approx(0.4), "patience is for the whole benchmark"
+    assert not guard.may_repeat(Reading(time.perf_counter(), 0.0, 0.0, 0.0))
+
+
+def test_a_noisy_measurement_is_repeated_while_there_is_patience():
+    guard = LoadGuard(patience_s=10.0)
+    assert guard.may_repeat(Reading(time.perf_counter() - 6.0, 0.0, 0.0, 0.0))
+    assert not guard.may_repeat(Reading(time.perf_counter() - 6.0, 0.0, 0.0, 0.0))
+    assert 6.0 <= guard.waited_s < 7.0
 
 
 def test_counters_of_this_machine_rise():

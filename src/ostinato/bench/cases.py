@@ -12,11 +12,15 @@ from numpy.typing import NDArray
 
 from ostinato.errors import InputError
 from ostinato.layers.gated import GRU, LSTM, RNN, GatedStack
+from ostinato.layers.linear import RGLRU, MinGRU, MinLSTM
 from ostinato.layers.options import LayerOptions
 
 Array = NDArray[Any]
 
 CELLS: dict[str, type[GatedStack]] = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
+# The diagonal recurrence by itself, which is no layer.
+SCAN = "scan"
+LINEAR_CELLS: dict[str, type[GatedStack]] = {"mingru": MinGRU, "minlstm": MinLSTM, "rglru": RGLRU}
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 MODES = ("inference", "training", "step")
 # Heights and batches of the table in docs/speed.md.
@@ -34,7 +38,7 @@ class Case:
 
     Attributes:
         grid: the table that it stands in.
-        cell: `lstm`, `gru` or `rnn` (tanh).
+        cell: `lstm`, `gru`, `rnn` (tanh), one of `LINEAR_CELLS`, or `SCAN`.
         mode: `inference`; `training`: forward and backward with gradients of x, the initial state and all
             parameters; `step`: one tick of one row.
         H, B, T, D: hidden size, rows, steps, input size.
@@ -93,7 +97,7 @@ class Case:
 
     def make_layer(self, dtype: torch.dtype = torch.float32) -> GatedStack:
         """Our layer of this case, with parameters as torch draws them."""
-        layer = CELLS[self.cell](
+        layer = (CELLS | LINEAR_CELLS)[self.cell](
             self.D,
             self.H,
             self.layers,
@@ -175,7 +179,8 @@ class Grid:
         cases: all, and
         quick: those of a quick run.
         kind: how it is measured: `peers` against other packages; `options` against our plain cell and a loop
-            of operators; `recompute`, `load`, `alternating` as `situations.py` says.
+            of operators; `scans` of linear recurrences against operators and a copy; `recompute`, `load`,
+            `alternating` as `situations.py` says.
     """
 
     name: str
@@ -303,6 +308,13 @@ GRIDS: dict[str, Grid] = {
             _options(((64, 8), (128, 32)), CELLS),
             _options(((64, 8),), ("lstm",)),
             "options",
+        ),
+        Grid(
+            "scans",
+            "Linear recurrences, D = H",
+            _situation("scans", ((64, 8, 1000), (256, 8, 4096)), (SCAN, *LINEAR_CELLS), _BOTH),
+            _situation("scans", ((64, 8, 1000),), (SCAN, "mingru"), _BOTH),
+            "scans",
         ),
         Grid(
             "recompute",

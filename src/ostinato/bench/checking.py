@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ostinato.bench import torch_loop, torch_peers
-from ostinato.bench.cases import Array, Problem
+from ostinato.bench import scan_peers, subjects, torch_loop, torch_peers
+from ostinato.bench.cases import LINEAR_CELLS, SCAN, Array, Problem
 from ostinato.bench.timing import Contestant
 
 # Largest error over largest value, for y, the final state and every gradient.
@@ -36,7 +36,14 @@ class Verdict(NamedTuple):
 
 
 def oracle(problem: Problem) -> dict[str, Array]:
-    """The case in float64 by torch: `torch.nn` where it has the cell, a loop of operators elsewhere."""
+    """The case in float64 by torch: `torch.nn` where it has the cell, a loop of operators elsewhere.
+
+    Layers of linear recurrences are judged by their equations in torch operators, the path `torch steps`.
+    """
+    if problem.case.cell == SCAN:
+        return scan_peers.loop(problem, torch.float64).results()
+    if problem.case.cell in LINEAR_CELLS:
+        return subjects.ours(problem, 1, dtype=torch.float64, backend="torch steps").results()
     contestant = torch_peers.contestant(problem, 1, torch.float64) or torch_loop.loop(
         problem, 1, torch.float64
     )

@@ -115,8 +115,8 @@ class LoadGuard:
     """Waits for a quiet machine, within its patience, and says whether a measurement was disturbed.
 
     Attributes:
-        patience_s: how long it may wait in all.
-        waited_s: how long it has waited.
+        patience_s: how long it may wait, and repeat measurements, in all.
+        waited_s: how long it has done so.
         foreign: the share of others in each measurement.
     """
 
@@ -141,6 +141,14 @@ class LoadGuard:
         if shares is not None:
             self.foreign.append(shares.foreign)
         return shares
+
+    def may_repeat(self, before: Reading) -> bool:
+        """Whether there is patience for the measurement since `before` once more; it is then used up."""
+        taken_s = time.perf_counter() - before.at_s
+        if self.waited_s + taken_s > self.patience_s:
+            return False
+        self.waited_s += taken_s
+        return True
 
     @property
     def typical_foreign(self) -> float | None:

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 import ostinato
-from ostinato.bench import situations, subjects, torch_loop
-from ostinato.bench.cases import Case, Grid, Problem, choose_grids, has_option
+from ostinato.bench import scan_peers, situations, subjects, torch_loop
+from ostinato.bench.cases import SCAN, Case, Grid, Problem, choose_grids, has_option
 from ostinato.bench.checking import TOLERANCE, judge, oracle
 from ostinato.bench.machine import (
     LoadGuard,
@@ -43,6 +43,7 @@ from ostinato.bench.timing import (
 from ostinato.errors import InputError, MissingExtraError
 
 FORMAT = 1
+_REPEATS = 3  # of a noisy case, at most
 _PEERS = {"torch": "torch_peers", "onnxruntime": "onnx_peers", "jax": "jax_peers"}
 Row = dict[str, Any]
 
@@ -130,7 +131,7 @@ def run_benchmark(plan: Plan, notify: Callable[[str], None] = lambda _: None) ->
         A report of plain values: `machine`, `versions`, `not_installed`, `gemm_flops_per_s` by threads,
         `rows`, `geometric_means`, `notes`, `failures` (cases in which our own outputs are wrong).
     """
-    guard = LoadGuard(patience_s=5.0 if plan.is_quick else 60.0)
+    guard = LoadGuard(patience_s=5.0 if plan.is_quick else 180.0)
     peers = Peers.load(max(plan.threads))
     rows: list[Row] = []
     notes: list[str] = []
@@ -195,7 +196,7 @@ def _add_gemm_shares(rows: Iterable[Row], peak: Mapping[str, float]) -> None:
 
 
 def _row(grid: Grid, case: Case, threads: int, peers: Peers, plan: Plan, guard: LoadGuard) -> Row:
-    problem = Problem.draw(case)
+    problem = scan_peers.draw(case) if case.cell == SCAN else Problem.draw(case)
     expected = oracle(problem)
     contestants, verdicts = [], {}
     for one in _contestants(grid, problem, threads, peers):
@@ -227,6 +228,9 @@ def _contestants(
 ) -> Iterator[Contestant | tuple[str, str]]:
     """Ours first; a peer that cannot be built is (name, why)."""
     case = problem.case
+    if case.cell == SCAN:
+        yield from scan_peers.contestants(problem, has_jax="jax" in peers.modules)
+        return
     if case.mode == "step":
         yield from subjects.steppers(problem, threads)
     else:
@@ -235,6 +239,9 @@ def _contestants(
         plain = Problem.draw(replace(case, options=(), tag=""))
         yield subjects.ours(plain, threads, name=situations.PLAIN)
         yield torch_loop.loop(problem, threads)
+        return
+    if grid.kind == "scans":
+        yield subjects.ours(problem, threads, name=situations.STEPS, backend=situations.STEPS)
         return
     if grid.kind == "recompute":
         yield subjects.ours(problem, threads, name=situations.RECOMPUTING, recompute=True)
@@ -268,7 +275,7 @@ def _time(
     """Fill in times and ratios; a noisy case is measured again, and the quietest of the runs counts."""
     is_threaded, effort = row["threads"] > 1, _effort(problem.case, plan)
     best: tuple[float, dict[str, Timing], Shares | None] | None = None
-    for _ in range(1 if plan.is_quick or grid.kind == "load" else 3):
+    for _ in range(_REPEATS):
         guard.wait_for_quiet()
         before = read_counters()
         timings = measure(sound, effort, is_threaded=is_threaded)
@@ -276,7 +283,7 @@ def _time(
         noise = 0.0 if shares is None else shares.foreign + shares.steal
         if best is None or noise < best[0]:
             best = noise, timings, shares
-        if shares is None or not shares.is_noisy:
+        if shares is None or not shares.is_noisy or not guard.may_repeat(before):
             break
     assert best is not None
     _, timings, shares = best
@@ -332,6 +339,8 @@ def explain_paths(plan: Plan) -> list[dict[str, Any]]:
         if grid.kind == "recompute" and not has_option("recompute"):
             continue
         for case in plan.cases(grid):
+            if case.cell == SCAN:
+                continue
             for threads in plan.threads:
                 with _torch_threads(threads):
                     path = _explained(case)

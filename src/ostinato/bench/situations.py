@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 
-from ostinato.bench import subjects
-from ostinato.bench.cases import Problem
+from ostinato.bench import scan_peers, subjects
+from ostinato.bench.cases import SCAN, Problem
 from ostinato.bench.machine import available_cpus
 from ostinato.bench.timing import Contestant, Effort, Timing, measure
 
 PLAIN = "plain cell"
 RECOMPUTING = "recomputing"
+STEPS = "torch steps"
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -33,6 +34,8 @@ def more(
     mine = alone[subjects.NAME].median_s
     if kind == "options":
         return {"cost_over_plain": mine / alone[PLAIN].median_s}
+    if kind == "scans" and problem.case.cell == SCAN:
+        return {"copy_share": scan_peers.copy_s(problem.case) / mine}
     if kind == "recompute":
         return {
             "cost_of_recomputing": alone[RECOMPUTING].median_s / mine if RECOMPUTING in alone else None,

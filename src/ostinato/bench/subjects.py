@@ -76,10 +76,12 @@ def named_gradients(problem: Problem, found: Iterable[Tensor | None]) -> dict[st
     return {f"d_{name}": value for name, value in zip(names, found, strict=True)}
 
 
-def ours(problem: Problem, threads: int, *, name: str = NAME, **options: Any) -> Contestant:
+def ours(
+    problem: Problem, threads: int, *, name: str = NAME, dtype: torch.dtype = torch.float32, **options: Any
+) -> Contestant:
     """Our layer over whole sequences; `threads` is torch's number, which the layer follows by itself."""
     del threads
-    given = operands(problem, **options)
+    given = operands(problem, dtype, **options)
     run = training_call(given) if problem.case.mode == "training" else inference_call(given)
 
     def results() -> dict[str, Array]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ostinato.bench import subjects
-from ostinato.bench.cases import CELLS, GRIDS
+from ostinato.bench.cases import CELLS, GRIDS, LINEAR_CELLS, SCAN
 from ostinato.bench.situations import RECOMPUTING
 
 if TYPE_CHECKING:
@@ -48,13 +48,14 @@ def _grid_table(grid: str, threads: int, mode: str, rows: Sequence[Row]) -> Tabl
     said = {
         "peers": f"time of ours: {' / '.join(names)} as multiples of it (share of the largest product)",
         "options": "time of ours, over our plain cell, the torch loop over ours",
+        "scans": f"time of ours: {' / '.join(names)} as multiples of it (copying as many bytes, of our time)",
         "recompute": "time plain → recomputing; kept for backward; peak of memory",
         "load": f"{' / '.join(names)} as multiples of ours; growth of ours and torch under load",
         "alternating": f"{' / '.join(names)} as multiples of ours; growth of ours and torch after it",
     }[GRIDS[grid].kind]
     if mode == "step":
         said = f"median (99 %) of ours: {' / '.join(names)} as multiples of it"
-    cells = [cell for cell in CELLS if any(row["cell"] == cell for row in rows)]
+    cells = [cell for cell in (*CELLS, SCAN, *LINEAR_CELLS) if any(row["cell"] == cell for row in rows)]
     title = f"{GRIDS[grid].title}: {mode}, {threads} thread{'s' * (threads > 1)}\n{said}"
     table = _table(title, ["size", *(cell.upper() for cell in cells)])
     by_size: dict[str, dict[str, str]] = {}
@@ -104,7 +105,8 @@ def _entry(row: Row, names: Sequence[str]) -> str:
     if "growth" in row:
         growth = ", ".join(f"{value:.2f}" for value in row["growth"].values())
         return f"{mark}{time_text(mine['median_s'])}: {ratios}; {growth}"
-    return f"{mark}{time_text(mine['median_s'])}: {ratios} ({mine['gemm_share']:.0%})"
+    share = row["copy_share"] if "copy_share" in row else mine.get("gemm_share")
+    return f"{mark}{time_text(mine['median_s'])}: {ratios}" + (f" ({share:.0%})" if share else "")
 
 
 def _recompute_text(row: Row) -> str:
