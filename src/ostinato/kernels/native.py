@@ -51,7 +51,6 @@ class Task(NamedTuple):
     keeps: str
 
 
-@lru_cache(maxsize=256)
 def _task_obstacle(task: Task) -> str | None:
     if task.cell not in _CELLS:
         return f"there is no native kernel of the cell {task.cell!r}"

@@ -1,16 +1,16 @@
-"""One direction of one layer as a torch operator: differentiable, traceable, and cheap to call.
+"""A recurrence as a torch operator: differentiable, traceable, and cheap to call.
 
-`run` is the entrance. In eager mode it calls the native function, through one `torch.autograd.Function` where a
-gradient is wanted. Where PyTorch looks on (`torch.compile`, `torch.export`, fake tensors, any dispatch mode) the
-call is the registered operator `ostinato::recurrence`: one opaque node, for any B and T. Three operators:
+`run` is the entrance. In eager mode it calls the native function, through one `torch.autograd.Function` where
+a gradient is wanted. Where PyTorch looks on (`torch.compile`, `torch.export`, a dispatch mode) the call is one
+opaque node for any B and T, the registered operator `ostinato::recurrence`. Three operators:
 
 * `recurrence`: what programs hold; its autograd kernel decides what is to be kept.
 * `recurrence_saving`: the same outputs followed by what backward needs; its fake kernel knows their shapes.
 * `recurrence_backward`: gradients of x, state, initial and weights, in this order.
 
-Where the native code cannot take a task (`native.obstacle`), their kernels run `run_steps`: the reference's
-equations with `F.linear`, which keep nothing and are run again in backward. The second derivative takes the
-same way: gradients are enabled in backward exactly under `create_graph=True`.
+Where the native code cannot take a task (`native.obstacle`), their kernels run `recurrence.run_steps`, which
+keeps nothing and runs again in backward. The second derivative goes the same way: gradients are enabled in
+backward exactly under `create_graph=True`.
 """
 
 from __future__ import annotations
@@ -25,34 +25,18 @@ from torch.nn import functional as F
 
 from ostinato.kernels import native, reference
 from ostinato.kernels.native import Task
-from ostinato.kernels.reference import CellOptions, Leaves, Noise
+from ostinato.kernels.recurrence import (
+    Arguments,
+    MaybeTensors,
+    hidden_size,
+    run_steps,
+    steps_gradients,
+    tensors_of,
+)
+from ostinato.kernels.reference import CellOptions
 
-MaybeTensors = Sequence[Tensor | None]
 # Other classes of tensors (fake, functional, distributed) hold no memory that a kernel could read.
 _PLAIN = (Tensor, torch.nn.Parameter)
-
-
-class Arguments(NamedTuple):
-    """What one direction of one layer runs on.
-
-    Attributes:
-        x: (B, T, D), any strides.
-        state: leaves (B, ·) in the order of the cell's `leaves`.
-        initial: leaves of the state after a reset, needed with `resets`, else empty.
-        weights: in the order of `parameter_shapes`, those that there are.
-        mask, resets: (B, T) bool in the order of x, also where the direction is reverse; or None.
-        noise: recurrent, zoneout of h, zoneout of c; each None or (T or 1, B, ·), in the order in which the
-            direction meets the steps.
-    """
-
-    x: Tensor
-    state: list[Tensor]
-    initial: list[Tensor]
-    weights: list[Tensor]
-    mask: Tensor | None
-    resets: Tensor | None
-    noise: list[Tensor | None]
-
 
 Forward = Callable[[Task, Arguments], tuple[list[Tensor], list[Tensor]]]
 Backward = Callable[..., list[Tensor]]
@@ -61,14 +45,13 @@ Backward = Callable[..., list[Tensor]]
 def run(task: Task, given: Arguments) -> list[Tensor]:
     """y (B, T, P), the final leaves (B, ·), and the cell states (B, T, H) where the task returns them.
 
-    At masked steps y and the cell states are 0.
-
-    `task.keeps` says what is kept for backward should a gradient be wanted; without one nothing is kept.
+    At masked steps y and the cell states are 0. `task.keeps` says what is kept for backward should a gradient
+    be wanted; without one nothing is kept.
     """
     if is_traced(given):
         return list(torch.ops.ostinato.recurrence(*given, encode(task)))
     if torch.is_grad_enabled() and _wants_gradient(given):
-        return list(_Recurrence.apply(_Call(task, given, _forward, _backward), *_tensors(given)))
+        return list(_Recurrence.apply(_Call(task, given, _forward, _backward), *tensors_of(given)))
     return _forward(_keeping_nothing(task), given)[0]
 
 
@@ -123,87 +106,6 @@ def _is_reset_since(mask: Tensor, resets: Tensor, is_reverse: bool) -> Tensor:
     return since.flip(1) if is_reverse else since
 
 
-# The plain path ------------------------------------------------------------------------------------------
-
-
-def run_steps(task: Task, given: Arguments) -> list[Tensor]:
-    """The same outputs as `run`, by a composition of differentiable operators."""
-    spec, is_reverse = reference.CELLS[task.cell], task.is_reverse
-    x, mask, resets = given.x, given.mask, given.resets
-    if x.shape[1] == 0:
-        return _outputs_of_no_step(task, given)
-    if is_reverse:
-        x, mask = x.flip(1), None if mask is None else mask.flip(1)
-        # The reverse direction resets after step t, which is before its next step.
-        resets = None if resets is None else F.pad(resets.flip(1), (1, -1))
-    H = _hidden_size(task, given)
-    has_bias = len(given.weights) > len(spec.parameter_shapes(1, H, task.options, bias=False))
-    names = spec.parameter_shapes(x.shape[2], H, task.options, has_bias)
-    initial: Leaves | None = dict(zip(spec.leaves, given.initial, strict=True)) if given.initial else None
-    ys, final, kept = reference.run(
-        spec, x.transpose(0, 1), dict(zip(spec.leaves, given.state, strict=True)),
-        dict(zip(names, given.weights, strict=True)), task.options,
-        noise=_noise(given.noise), product=F.linear, hoisted=True,
-        mask=None if mask is None else mask.t(), resets=None if resets is None else resets.t(),
-        initial=initial, return_states=task.returns_cells,
-    )  # fmt: skip
-    if is_reverse and given.resets is not None and initial is not None:
-        final = reference.choose(given.resets[:, 0], initial, final)
-    outputs = [torch.stack(ys, 1), *(final[name] for name in spec.leaves)]
-    if task.returns_cells:
-        outputs.append(torch.stack([leaves["c"] for leaves in kept], 1))
-    for index in (0, -1) if task.returns_cells else (0,):
-        outputs[index] = outputs[index].flip(1) if is_reverse else outputs[index]
-    if task.returns_cells and given.mask is not None:
-        outputs[-1] = outputs[-1].masked_fill(~given.mask.unsqueeze(2), 0.0)
-    return outputs
-
-
-def _outputs_of_no_step(task: Task, given: Arguments) -> list[Tensor]:
-    empty = [given.state[0].unsqueeze(1)[:, :0]]
-    if task.returns_cells:
-        empty.append(given.state[1].unsqueeze(1)[:, :0])
-    return [empty[0].clone(), *(leaf.clone() for leaf in given.state), *(cells.clone() for cells in empty[1:])]
-
-
-def _hidden_size(task: Task, given: Arguments) -> int:
-    gates = reference.CELLS[task.cell].gates - task.options.coupled_gates
-    return given.weights[0].shape[0] // gates
-
-
-def _noise(noise: MaybeTensors) -> Noise:
-    recurrent, *zoneout = noise
-    return Noise(recurrent, {k: v for k, v in zip("hc", zoneout, strict=False) if v is not None})
-
-
-def _steps_gradients(task: Task, given: Arguments, wanted: Sequence[bool], grads: MaybeTensors) -> list[Any]:
-    """Gradients of the wanted ones of x, state, initial and weights, by running the steps again.
-
-    Differentiable themselves where gradients are enabled.
-    """
-    keeps_graph = torch.is_grad_enabled()
-    tensors = _tensors(given)
-    if not keeps_graph:
-        tensors = [
-            value.detach().requires_grad_(is_wanted) for value, is_wanted in zip(tensors, wanted, strict=True)
-        ]
-    with torch.enable_grad(), torch.autocast(given.x.device.type, enabled=False):
-        outputs = run_steps(task, _with_tensors(given, tensors))
-    pairs = [
-        (output, d_output)
-        for output, d_output in zip(outputs, grads, strict=True)
-        if d_output is not None and output.requires_grad
-    ]
-    chosen = [value for value, is_wanted in zip(tensors, wanted, strict=True) if is_wanted]
-    found = iter(
-        torch.autograd.grad(
-            [output for output, _ in pairs], chosen, [d_output for _, d_output in pairs],
-            create_graph=keeps_graph, allow_unused=True,
-        )
-    )  # fmt: skip
-    return [next(found) if is_wanted else None for is_wanted in wanted]
-
-
 # Differentiation -----------------------------------------------------------------------------------------
 
 
@@ -240,24 +142,13 @@ class _Recurrence(torch.autograd.Function):
         given = Arguments(x, state, initial, rest[:n_weights], mask, resets, noise)
         wanted = ctx.needs_input_grad[1:]
         if torch.is_grad_enabled():
-            return None, *_steps_gradients(task, given, wanted, grads)
+            return None, *steps_gradients(task, given, wanted, grads)
         y, *saved = rest[n_weights:]
         if torch._C._autograd._get_current_graph_task_keep_graph():
             # Backward writes over what was saved, and here it may come again.
             saved = [value.clone() for value in saved]
         found = backward(task, given, wanted, y, saved, grads)
         return None, *(value if is_wanted else None for value, is_wanted in zip(found, wanted, strict=True))
-
-
-def _tensors(given: Arguments) -> list[Tensor]:
-    return [given.x, *given.state, *given.initial, *given.weights]
-
-
-def _with_tensors(given: Arguments, tensors: Sequence[Tensor]) -> Arguments:
-    """The same call on other tensors, in the order of `_tensors`."""
-    x, *rest = tensors
-    ends = len(given.state), len(given.state) + len(given.initial)
-    return given._replace(x=x, state=rest[: ends[0]], initial=rest[ends[0] : ends[1]], weights=rest[ends[1] :])
 
 
 def _wants_gradient(given: Arguments) -> bool:
@@ -296,19 +187,15 @@ def _backward(
     saved: list[Tensor],
     grads: MaybeTensors,
 ) -> list[Any]:
-    d_y, d_final, d_cells = _split_outputs(task, grads)
     if _is_native(task, given.x):
-        d_x, *parts = native.backward(
+        d_y, *d_final = grads
+        d_cells = d_final.pop() if task.returns_cells else None
+        d_x, d_state, d_initial, d_weights = native.backward(
             task, saved, given.x, y, *given[1:], d_y, d_final, d_cells,
             wants_x=wanted[0], wants_weights=any(wanted[-len(given.weights) :]),
         )  # fmt: skip
-        return [d_x, *(value for part in parts for value in part)]
-    return _steps_gradients(task, given, wanted, grads)
-
-
-def _split_outputs(task: Task, grads: MaybeTensors) -> tuple[Tensor | None, list[Tensor | None], Tensor | None]:
-    n_leaves = len(reference.CELLS[task.cell].leaves)
-    return grads[0], list(grads[1 : 1 + n_leaves]), grads[1 + n_leaves] if task.returns_cells else None
+        return [d_x, *d_state, *d_initial, *d_weights]
+    return steps_gradients(task, given, wanted, grads)
 
 
 # Registration --------------------------------------------------------------------------------------------
@@ -333,13 +220,15 @@ def decode(text: str) -> Task:
     )  # fmt: skip
 
 
-_GIVEN = "Tensor x, Tensor[] state, Tensor[] initial, Tensor[] weights, Tensor? mask, Tensor? resets, Tensor?[] noise"
+_GIVEN = (
+    "Tensor x, Tensor[] state, Tensor[] initial, Tensor[] weights, Tensor? mask, Tensor? resets, "
+    "Tensor?[] noise"
+)
+_GRADIENTS = "bool[] wanted, Tensor y, Tensor[] saved, Tensor?[] grads"
 _LIBRARY = torch.library.Library("ostinato", "FRAGMENT")
 _LIBRARY.define(f"recurrence({_GIVEN}, str task) -> Tensor[]")
 _LIBRARY.define(f"recurrence_saving({_GIVEN}, str task) -> Tensor[]")
-_LIBRARY.define(
-    f"recurrence_backward({_GIVEN}, bool[] wanted, Tensor y, Tensor[] saved, Tensor?[] grads, str task) -> Tensor[]"
-)
+_LIBRARY.define(f"recurrence_backward({_GIVEN}, {_GRADIENTS}, str task) -> Tensor[]")
 _OPERATORS = torch.ops.ostinato
 _AUTOGRAD_KEYS = (torch._C.DispatchKey.AutogradFunctionality, torch._C.DispatchKey.ADInplaceOrView)
 
@@ -377,14 +266,15 @@ def _recurrence_backward(*flat: Any) -> list[Tensor]:
     excluded = torch._C._dispatch_tls_local_exclude_set()
     for key in _AUTOGRAD_KEYS:
         excluded = excluded.remove(key)
-    with torch.no_grad(), torch._C._ForceDispatchKeyGuard(
-        torch._C._dispatch_tls_local_include_set(), excluded
+    with (
+        torch.no_grad(),
+        torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), excluded),
     ):
         # An operator leaves its arguments as they are.
         found = _backward(decode(text), given, wanted, y, [value.clone() for value in saved], grads)
     return [
         torch.zeros_like(value) if d_value is None else d_value.contiguous()
-        for value, d_value, is_wanted in zip(_tensors(given), found, wanted, strict=True)
+        for value, d_value, is_wanted in zip(tensors_of(given), found, wanted, strict=True)
         if is_wanted
     ]
 
@@ -392,7 +282,9 @@ def _recurrence_backward(*flat: Any) -> list[Tensor]:
 def _recurrence_autograd(*flat: Any) -> list[Tensor]:
     given, task = Arguments(*flat[:-1]), decode(flat[-1])
     if torch.is_grad_enabled() and _wants_gradient(given):
-        return list(_Recurrence.apply(_Call(task, given, _saving_operator, _backward_operator), *_tensors(given)))
+        return list(
+            _Recurrence.apply(_Call(task, given, _saving_operator, _backward_operator), *tensors_of(given))
+        )
     with torch._C._AutoDispatchBelowAutograd():
         return list(_OPERATORS.recurrence(*flat))
 
@@ -426,20 +318,22 @@ def _fake_recurrence_saving(*flat: Any) -> list[Tensor]:
         return outputs
     B, T, _ = given.x.shape
     # Whatever is dynamic, the widths are not: a task is compiled into kernels by them.
-    widths = int(given.weights[0].shape[1]), int(_hidden_size(task, given))
+    widths = int(given.weights[0].shape[1]), int(hidden_size(task, given))
     shapes = native.saved_shapes(task, B, T, *widths, given.x.dtype)
     return [*outputs, *(given.x.new_empty(shape, dtype=dtype) for shape, dtype in shapes)]
 
 
 def _fake_recurrence_backward(*flat: Any) -> list[Tensor]:
     *parts, wanted, _, _, _, _ = flat
-    tensors = _tensors(Arguments(*parts))
-    return [value.new_empty(value.shape) for value, is_wanted in zip(tensors, wanted, strict=True) if is_wanted]
+    tensors = tensors_of(Arguments(*parts))
+    return [
+        value.new_empty(value.shape) for value, is_wanted in zip(tensors, wanted, strict=True) if is_wanted
+    ]
 
 
 def _empty_outputs(task: Task, given: Arguments) -> list[Tensor]:
     B, T, _ = given.x.shape
-    H = _hidden_size(task, given)
+    H = hidden_size(task, given)
     sizes = reference.CELLS[task.cell].state_sizes(H, task.options)
     outputs = [given.x.new_empty(B, T, *sizes["h"])]
     outputs += [given.x.new_empty(B, *size) for size in sizes.values()]

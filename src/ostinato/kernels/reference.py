@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -80,21 +80,21 @@ class CellOptions:
         """The options whose `text` this is."""
         told = dict(word.split("=") for word in text.split())
         # A word's type is its default's; of the truth values only the one that is not the default is written.
-        given = {
+        given: dict[str, Any] = {
             name: not default if isinstance(default, bool) else type(default)(told[name])
             for name, default in _DEFAULTS.items()
             if name in told
         }
         prefix = "zoneout."
         zoneout = {name.removeprefix(prefix): float(told[name]) for name in told if name.startswith(prefix)}
-        return CellOptions(**given, zoneout=zoneout)  # type: ignore[arg-type]
+        return CellOptions(**given, zoneout=zoneout)
 
     def for_training(self) -> CellOptions:
         """The same with random masks."""
         return replace(self, training=True)
 
 
-_DEFAULTS = {
+_DEFAULTS: dict[str, Any] = {
     option.name: option.default for option in fields(CellOptions) if option.name not in ("zoneout", "text")
 }
 
