@@ -1,6 +1,6 @@
 # `make demo` runs the main job on bundled real data, `make test` passes the tests, `make lint` checks style and types.
-# `make native` builds the native kernels into the checkout, incrementally; `make sanitize` runs their C++ tests.
-# Each creates .venv in the checkout root when it is missing or older than pyproject.toml.
+# `make native` builds the native kernels into the checkout, incrementally; `make sanitize` runs their C++ tests under
+# the sanitizers. Each creates .venv in the checkout root when it is missing or older than pyproject.toml.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,6 @@ TORCH ?= torch==2.13.0
 
 # Two builds at once would write the same files.
 LOCKED := $(if $(shell command -v flock),flock build/.lock)
-
 PLAINEST := $(if $(filter aarch64 arm64,$(shell uname -m)),neon,baseline)
 
 .PHONY: demo test lint format install native sanitize clean
@@ -44,10 +43,12 @@ sanitize: $(if $(wildcard $(VENV)/.installed),,install)
 	$(if $(LOCKED),$(LOCKED)-sanitize) sh -ec '$(call SANITIZE,thread,thread,-D OSTINATO_ISAS=$(PLAINEST))'
 	build/thread/ostinato_tests $(TESTS)
 
+# Without a compiler the demo runs on PyTorch's layers.
 demo: install
+	-@$(MAKE) --no-print-directory native
 	$(BIN)/ostinato demo forecast
 
-test: install
+test: install native
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q
 
 lint: install
@@ -60,4 +61,4 @@ format: install
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist src/ostinato/*.so .pytest_cache .mypy_cache .ruff_cache
