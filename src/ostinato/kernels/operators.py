@@ -1,7 +1,7 @@
 """A recurrence as a torch operator: differentiable, traceable, and cheap to call.
 
 `run` is the entrance. In eager mode it calls the native function, through one `torch.autograd.Function` where
-a gradient is wanted. Where PyTorch looks on (`torch.compile`, `torch.export`, a dispatch mode) the call is one
+a gradient is wanted. Where PyTorch looks on (`torch.compile`, `torch.export`, dispatch modes) the call is one
 opaque node for any B and T, the registered operator `ostinato::recurrence`. Three operators:
 
 * `recurrence`: what programs hold; its autograd kernel decides what is to be kept.
