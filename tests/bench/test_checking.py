@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from ostinato.bench import scan_peers, subjects, torch_loop, torch_peers
-from ostinato.bench.cases import GRIDS, LINEAR_CELLS, SCAN, Problem
+from ostinato.bench import custom_peers, scan_peers, subjects, torch_loop, torch_peers
+from ostinato.bench.cases import GRIDS, LINEAR_CELLS, OWN_CELLS, SCAN, Problem
 from ostinato.bench.checking import TOLERANCE, judge, oracle
 
 OPTIONS = sorted({(c.cell, c.mode, c.tag, c.options) for c in GRIDS["options"].cases})
@@ -133,6 +133,20 @@ def test_the_linear_recurrence_and_its_peers_agree(case, mode):
     assert len(found) == 2 + has_jax
     for one in found:
         assert not judge(one, expected).differs, f"{one.name}: {judge(one, expected)}"
+
+
+@pytest.mark.parametrize("cell", OWN_CELLS)
+@pytest.mark.parametrize("mode", ["inference", "training"])
+def test_cells_of_users_compute_the_case(case, cell, mode):
+    problem = custom_peers.draw(case(cell=cell, mode=mode))
+    expected = oracle(problem)
+    first, plain, loop = custom_peers.contestants(problem, 1, "plain")
+    for one in (first, loop):
+        assert not judge(one, expected).differs, f"{one.name}: {judge(one, expected)}"
+    assert plain.name == "plain"
+    assert len(expected) == len(problem.state) + 1 + (mode == "training") * (
+        1 + len(problem.state) + len(problem.parameters)
+    )
 
 
 @pytest.mark.parametrize("cell", sorted(LINEAR_CELLS))

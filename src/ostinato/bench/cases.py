@@ -18,8 +18,9 @@ from ostinato.layers.options import LayerOptions
 Array = NDArray[Any]
 
 CELLS: dict[str, type[GatedStack]] = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
-# The diagonal recurrence by itself, which is no layer.
+# The diagonal recurrence by itself, which is no layer, and cells as users write them.
 SCAN = "scan"
+OWN_CELLS = ("own indrnn", "own lstm")
 LINEAR_CELLS: dict[str, type[GatedStack]] = {"mingru": MinGRU, "minlstm": MinLSTM, "rglru": RGLRU}
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 MODES = ("inference", "training", "step")
@@ -38,7 +39,7 @@ class Case:
 
     Attributes:
         grid: the table that it stands in.
-        cell: `lstm`, `gru`, `rnn` (tanh), one of `LINEAR_CELLS`, or `SCAN`.
+        cell: `lstm`, `gru`, `rnn` (tanh), one of `LINEAR_CELLS`, `SCAN`, or one of `OWN_CELLS`.
         mode: `inference`; `training`: forward and backward with gradients of x, the initial state and all
             parameters; `step`: one tick of one row.
         H, B, T, D: hidden size, rows, steps, input size.
@@ -179,8 +180,8 @@ class Grid:
         cases: all, and
         quick: those of a quick run.
         kind: how it is measured: `peers` against other packages; `options` against our plain cell and a loop
-            of operators; `scans` of linear recurrences against operators and a copy; `recompute`, `load`,
-            `alternating` as `situations.py` says.
+            of operators; `custom`, a user's cells likewise; `scans` of linear recurrences against operators
+            and a copy; `recompute`, `load`, `alternating` as `situations.py` says.
     """
 
     name: str
@@ -308,6 +309,13 @@ GRIDS: dict[str, Grid] = {
             _options(((64, 8), (128, 32)), CELLS),
             _options(((64, 8),), ("lstm",)),
             "options",
+        ),
+        Grid(
+            "custom",
+            "Cells as users write them, T = 100",
+            _situation("custom", ((64, 8, 100), (128, 32, 100)), OWN_CELLS, _BOTH),
+            _situation("custom", ((64, 8, 100),), OWN_CELLS, _BOTH),
+            "custom",
         ),
         Grid(
             "scans",

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ostinato.bench import scan_peers, subjects, torch_loop, torch_peers
-from ostinato.bench.cases import LINEAR_CELLS, SCAN, Array, Problem
+from ostinato.bench import custom_peers, scan_peers, subjects, torch_loop, torch_peers
+from ostinato.bench.cases import LINEAR_CELLS, OWN_CELLS, SCAN, Array, Problem
 from ostinato.bench.timing import Contestant
 
 # Largest error over largest value, for y, the final state and every gradient.
@@ -42,6 +42,8 @@ def oracle(problem: Problem) -> dict[str, Array]:
     """
     if problem.case.cell == SCAN:
         return scan_peers.loop(problem, torch.float64).results()
+    if problem.case.cell in OWN_CELLS:
+        return custom_peers.loop(problem, torch.float64).results()
     if problem.case.cell in LINEAR_CELLS:
         return subjects.ours(problem, 1, dtype=torch.float64, backend="torch steps").results()
     contestant = torch_peers.contestant(problem, 1, torch.float64) or torch_loop.loop(

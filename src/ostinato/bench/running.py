@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 import ostinato
-from ostinato.bench import scan_peers, situations, subjects, torch_loop
-from ostinato.bench.cases import SCAN, Case, Grid, Problem, choose_grids, has_option
+from ostinato.bench import custom_peers, scan_peers, situations, subjects, torch_loop
+from ostinato.bench.cases import OWN_CELLS, SCAN, Case, Grid, Problem, choose_grids, has_option
 from ostinato.bench.checking import TOLERANCE, judge, oracle
 from ostinato.bench.machine import (
     LoadGuard,
@@ -196,7 +196,7 @@ def _add_gemm_shares(rows: Iterable[Row], peak: Mapping[str, float]) -> None:
 
 
 def _row(grid: Grid, case: Case, threads: int, peers: Peers, plan: Plan, guard: LoadGuard) -> Row:
-    problem = scan_peers.draw(case) if case.cell == SCAN else Problem.draw(case)
+    problem = _draw(case)
     expected = oracle(problem)
     contestants, verdicts = [], {}
     for one in _contestants(grid, problem, threads, peers):
@@ -223,6 +223,12 @@ def _row(grid: Grid, case: Case, threads: int, peers: Peers, plan: Plan, guard: 
     return row
 
 
+def _draw(case: Case) -> Problem:
+    if case.cell == SCAN:
+        return scan_peers.draw(case)
+    return custom_peers.draw(case) if case.cell in OWN_CELLS else Problem.draw(case)
+
+
 def _contestants(
     grid: Grid, problem: Problem, threads: int, peers: Peers
 ) -> Iterator[Contestant | tuple[str, str]]:
@@ -230,6 +236,9 @@ def _contestants(
     case = problem.case
     if case.cell == SCAN:
         yield from scan_peers.contestants(problem, has_jax="jax" in peers.modules)
+        return
+    if case.cell in OWN_CELLS:
+        yield from custom_peers.contestants(problem, threads, situations.PLAIN)
         return
     if case.mode == "step":
         yield from subjects.steppers(problem, threads)
@@ -339,7 +348,7 @@ def explain_paths(plan: Plan) -> list[dict[str, Any]]:
         if grid.kind == "recompute" and not has_option("recompute"):
             continue
         for case in plan.cases(grid):
-            if case.cell == SCAN:
+            if case.cell == SCAN or case.cell in OWN_CELLS:
                 continue
             for threads in plan.threads:
                 with _torch_threads(threads):

@@ -32,7 +32,7 @@ def more(
 ) -> dict[str, Any]:
     """What a kind of grid adds to a row, after the ordinary race `alone`."""
     mine = alone[subjects.NAME].median_s
-    if kind == "options":
+    if kind in ("options", "custom"):
         return {"cost_over_plain": mine / alone[PLAIN].median_s}
     if kind == "scans" and problem.case.cell == SCAN:
         return {"copy_share": scan_peers.copy_s(problem.case) / mine}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ostinato.bench import subjects
-from ostinato.bench.cases import CELLS, GRIDS, LINEAR_CELLS, SCAN
+from ostinato.bench.cases import CELLS, GRIDS, LINEAR_CELLS, OWN_CELLS, SCAN
 from ostinato.bench.situations import RECOMPUTING
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def _grid_table(grid: str, threads: int, mode: str, rows: Sequence[Row]) -> Tabl
     said = {
         "peers": f"time of ours: {' / '.join(names)} as multiples of it (share of the largest product)",
         "options": "time of ours, over our plain cell, the torch loop over ours",
+        "custom": "time of ours, over our built-in cell of its cost, the torch loop over ours",
         "scans": f"time of ours: {' / '.join(names)} as multiples of it (copying as many bytes, of our time)",
         "recompute": "time plain → recomputing; kept for backward; peak of memory",
         "load": f"{' / '.join(names)} as multiples of ours; growth of ours and torch under load",
@@ -55,7 +56,9 @@ def _grid_table(grid: str, threads: int, mode: str, rows: Sequence[Row]) -> Tabl
     }[GRIDS[grid].kind]
     if mode == "step":
         said = f"median (99 %) of ours: {' / '.join(names)} as multiples of it"
-    cells = [cell for cell in (*CELLS, SCAN, *LINEAR_CELLS) if any(row["cell"] == cell for row in rows)]
+    cells = [
+        cell for cell in (*CELLS, *OWN_CELLS, SCAN, *LINEAR_CELLS) if any(row["cell"] == cell for row in rows)
+    ]
     title = f"{GRIDS[grid].title}: {mode}, {threads} thread{'s' * (threads > 1)}\n{said}"
     table = _table(title, ["size", *(cell.upper() for cell in cells)])
     by_size: dict[str, dict[str, str]] = {}
@@ -93,7 +96,7 @@ def _entry(row: Row, names: Sequence[str]) -> str:
     if "median_s" not in mine:
         return f"{mine['status']} ({mine.get('worst', '')} {mine.get('error', 0):.0e})"
     mark = "~" if row["noisy"] else ""
-    if row["kind"] == "options":
+    if row["kind"] in ("options", "custom"):
         return (
             f"{mark}{time_text(mine['median_s'])}, {row['cost_over_plain']:.2f}, {_ratio(row, 'torch loop')}"
         )

@@ -34,8 +34,8 @@ def bench_cpu(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="sequences, steps, odd, ragged, stacks, options, scans, recompute, load or alternating; "
-            "repeatable.",
+            help="sequences, steps, odd, ragged, stacks, options, custom, scans, recompute, load or "
+            "alternating; repeatable.",
             metavar="GRID",
         ),
     ] = None,
