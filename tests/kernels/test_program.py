@@ -225,7 +225,7 @@ def through_steps(monkeypatch):
 
     def run(function, *args):
         with monkeypatch.context() as patch:
-            patch.setattr(ops, "program_obstacle", lambda *_: "switched off")
+            patch.setattr(ops, "prepare_program", lambda *_: "switched off")
             return function(*args)
 
     return run

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from ostinato.errors import InputError
 from ostinato.kernels import native, operators, program, reference, scan, scan_operators, torch_fused
 from ostinato.kernels.native import Task
-from ostinato.kernels.program import CellSizes
+from ostinato.kernels.program import CellSizes as CellSizes
 from ostinato.kernels.reference import CellOptions, CellSpec, Leaves, Noise
 
 BACKENDS = ("auto", "native", "torch", "torch steps", "reference")
@@ -260,28 +260,26 @@ def run_cell(
     return _run_scan(over_time, x, state, stretch, is_reverse, **rules)
 
 
-def program_obstacle(
+def prepare_program(
     cell: nn.Module, sizes: CellSizes, step: Callable[..., tuple[Tensor, Leaves]], like: Tensor
-) -> str | None:
-    """Why a cell that is known by its step only cannot take the path `native program`; None where it can."""
+) -> program.Prepared | str:
+    """A cell that is known by its step only, ready for the path `native program`, or why it cannot take it."""
     if is_transformed():
         return "a functorch transform or forward-mode differentiation is active"
-    return program.obstacle(cell, sizes, step, like)
+    return program.prepare(cell, sizes, step, like)
 
 
 def run_program(
-    step: Callable[..., tuple[Tensor, Leaves]],
+    prepared: program.Prepared,
     x: Tensor,
     state: Leaves,
     stretch: Stretch,
     *,
-    cell: nn.Module,
-    sizes: CellSizes,
     is_reverse: bool = False,
     initial: Leaves | None = None,
     return_states: bool = False,
 ) -> Result:
-    """As `run_cell`, for a cell that `program_obstacle` finds nothing against."""
+    """As `run_cell`, for what `prepare_program` gave."""
     mask, resets, dt = stretch.flipped() if is_reverse else (stretch.mask, stretch.resets, stretch.dt)
     resets = None if initial is None else resets
 
@@ -292,7 +290,7 @@ def run_program(
         xs = in_order(x).unbind(1)
         dts = None if dt is None else in_order(dt).unbind(1)
         ys, final, kept = reference.scan(
-            lambda t, now: step(xs[t], now, None if dts is None else dts[t]), len(xs), leaves,
+            lambda t, now: prepared.step(xs[t], now, None if dts is None else dts[t]), len(xs), leaves,
             mask=None if mask is None else mask.t(), resets=None if resets is None else resets.t(),
             initial=initial, return_states=return_states,
         )  # fmt: skip
@@ -302,7 +300,7 @@ def run_program(
         return in_order(torch.stack(ys, 1)), final, every
 
     y, final, every = program.run_cell(
-        cell, sizes, step, x, state, steps=steps, mask=mask, resets=resets, dt=dt, is_reverse=is_reverse,
+        prepared, x, state, steps=steps, mask=mask, resets=resets, dt=dt, is_reverse=is_reverse,
         initial=initial if resets is not None else None, return_states=return_states,
     )  # fmt: skip
     if is_reverse and stretch.resets is not None and initial is not None:

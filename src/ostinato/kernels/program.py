@@ -1,18 +1,17 @@
 """The path `native program`: the step of a cell that somebody wrote, traced once and run over time natively.
 
 A cell's step is traced when it is first needed, and again whenever something changed that it may depend on
-(`_fingerprint` says what). What the trace gave is checked against the step itself, values and gradients, before it is
+(`program_watch` says what). What the trace gave is checked against the step itself, values and gradients, before it is
 used; whatever cannot be traced, run or confirmed takes the path `torch steps`, with a reason.
 """
 
 from __future__ import annotations
 
 import atexit
-import enum
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from ostinato.kernels.program_compile import MISSING, Compiled, Unsupported
 from ostinato.kernels.program_run import Call, ConstantCache, run
 from ostinato.kernels.program_trace import record
 from ostinato.kernels.program_verify import difference
+from ostinato.kernels.program_watch import Swapped, Watch, fingerprint, fixed_tensors, hooked
 from ostinato.kernels.reference import Leaves
 
 # `step(x_t, leaves, dt_t or None) -> (y_t, leaves)` of a cell.
@@ -30,8 +30,6 @@ _DTYPES = (torch.float32, torch.float64)
 _MOST_VARIANTS = 8
 # The batch of a trace: the first of these that no size of the cell is a multiple of tells its axis from the others.
 _PRIMES = (31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113)
-_MODULE_FIELDS = frozenset(nn.Module().__dict__) - {"training"}
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 @dataclass
@@ -44,9 +42,17 @@ class _Variant:
     cache: ConstantCache = field(default_factory=ConstantCache)
 
 
-_variants: weakref.WeakKeyDictionary[nn.Module, dict[Any, _Variant]] = weakref.WeakKeyDictionary()
+@dataclass
+class _Known:
+    """The variants of a cell by what they depend on, and the one that was used last."""
+
+    variants: dict[Any, _Variant] = field(default_factory=dict)
+    last: tuple[torch.dtype, Watch, _Variant] | None = None
+
+
+_cells: weakref.WeakKeyDictionary[nn.Module, _Known] = weakref.WeakKeyDictionary()
 # Native objects should be gone before their module is.
-atexit.register(_variants.clear)
+atexit.register(_cells.clear)
 
 
 @dataclass(frozen=True)
@@ -66,8 +72,18 @@ class CellSizes:
     takes_dt: bool
 
 
-def obstacle(cell: nn.Module, sizes: CellSizes, step: Step, like: Tensor) -> str | None:
-    """Why the cell's step cannot run natively now; None where it can.
+class Prepared(NamedTuple):
+    """A cell whose step can run natively, as it is now."""
+
+    cell: nn.Module
+    step: Step
+    watch: Watch
+    compiled: Compiled
+    cache: ConstantCache
+
+
+def prepare(cell: nn.Module, sizes: CellSizes, step: Step, like: Tensor) -> Prepared | str:
+    """The cell ready to run natively, or why it cannot.
 
     Traces the step on first use: some milliseconds, whatever T is.
     """
@@ -77,13 +93,14 @@ def obstacle(cell: nn.Module, sizes: CellSizes, step: Step, like: Tensor) -> str
         return f"there is no native kernel for {like.dtype} on {like.device.type}"
     if torch.compiler.is_compiling():
         return "torch.compile sees the steps themselves"
-    return _checked(cell, sizes, step, like.dtype)[1]
+    watch, variant, reason = _checked(cell, sizes, step, like.dtype)
+    if reason is not None or variant.compiled is None:
+        return reason or "the step was not traced"
+    return Prepared(cell, step, watch, variant.compiled, variant.cache)
 
 
 def run_cell(
-    cell: nn.Module,
-    sizes: CellSizes,
-    step: Step,
+    prepared: Prepared,
     x: Tensor,
     state: Leaves,
     *,
@@ -95,10 +112,10 @@ def run_cell(
     initial: Leaves | None,
     return_states: bool,
 ) -> tuple[Tensor, Leaves, Leaves | None]:
-    """One direction of a cell over x (B, T, D); `obstacle` has said that it can.
+    """One direction of a cell over x (B, T, D).
 
     Args:
-        cell, sizes, step: as `obstacle` takes them.
+        prepared: from `prepare`, with nothing of the cell changed since.
         x: (B, T, D), as the caller has it.
         state: leaves (B, *s) before the first step in the order of work.
         steps: the same run with torch operators, `(x, state, dt, initial) -> (y, leaves, states or None)`.
@@ -110,16 +127,15 @@ def run_cell(
     Returns:
         y (B, T, output_size) in the order of x, the final leaves, the leaves (B, T, *s) after every step.
     """
-    variant, _ = _checked(cell, sizes, step, x.dtype)
-    assert variant.compiled is not None
+    cell, _, watch, compiled, cache = prepared
     if is_reverse and dt is not None:
         dt = dt.flip(1)  # lies in the order of x from here on
-    fixed = dict(_fixed(cell))
-    names = variant.compiled.leaf_names
+    fixed = watch.fixed_tensors()
+    names = compiled.leaf_names
 
     def through_steps(*tensors: Tensor) -> tuple[Tensor, ...]:
         series, leaves, initials, own = call.split(tensors)
-        with _swapped(cell, own):
+        with Swapped(cell, own):
             y, final, every = steps(
                 series[0], dict(zip(names, leaves, strict=True)), series[1] if call.has_dt else None,
                 dict(zip(names, initials, strict=True)) if initials else None,
@@ -129,9 +145,9 @@ def run_cell(
     tensors = [x, *state.values(), *(initial or {}).values(), *fixed.values(), *([] if dt is None else [dt])]
     keeps = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     call = Call(
-        variant.compiled, through_steps, list(fixed), None if mask is None else mask.contiguous(),
+        compiled, through_steps, list(fixed), None if mask is None else mask.contiguous(),
         None if resets is None else resets.contiguous(), is_reverse, return_states, dt is not None, keeps,
-        variant.cache,
+        cache,
     )  # fmt: skip
     return run(call, x, dt, state, initial, fixed)
 
@@ -141,25 +157,32 @@ def run_cell(
 
 def _checked(
     cell: nn.Module, sizes: CellSizes, step: Step, dtype: torch.dtype
-) -> tuple[_Variant, str | None]:
-    known = _variants.setdefault(cell, {})
-    key = (dtype, _fingerprint(cell))
-    variant = known.get(key)
-    if variant is None:
-        while len(known) >= _MOST_VARIANTS:
-            known.pop(next(iter(known)))
-        variant = known[key] = _make(cell, sizes, step, dtype)
+) -> tuple[Watch, _Variant, str | None]:
+    known = _cells.get(cell)
+    if known is None:
+        known = _cells[cell] = _Known()
+    if known.last is not None and known.last[0] == dtype and known.last[1].holds():
+        _, watch, variant = known.last
+    else:
+        watch = Watch(cell)
+        key = (dtype, watch.fingerprint)
+        if key not in known.variants:
+            while len(known.variants) >= _MOST_VARIANTS:
+                known.variants.pop(next(iter(known.variants)))
+            known.variants[key] = _make(cell, sizes, step, dtype)
+        variant = known.variants[key]
+        known.last = dtype, watch, variant
     if variant.compiled is None:
-        return variant, variant.reason
+        return watch, variant, variant.reason
     wants_gradients = torch.is_grad_enabled()
     if wants_gradients not in variant.is_checked:
-        variant.is_checked[wants_gradients] = _verified(cell, sizes, step, variant, wants_gradients)
-    return variant, variant.is_checked[wants_gradients]
+        variant.is_checked[wants_gradients] = _verified(cell, sizes, step, variant.compiled, wants_gradients)
+    return watch, variant, variant.is_checked[wants_gradients]
 
 
 def _make(cell: nn.Module, sizes: CellSizes, step: Step, dtype: torch.dtype) -> _Variant:
-    before = _fingerprint(cell)
-    fixed = dict(_fixed(cell))
+    before = fingerprint(cell)
+    fixed = fixed_tensors(cell)
     numbers = {sizes.input_size, sizes.output_size}
     numbers.update(n for shape in sizes.state_shapes.values() for n in shape)
     numbers.update(n for tensor in fixed.values() for n in tensor.shape)
@@ -167,12 +190,11 @@ def _make(cell: nn.Module, sizes: CellSizes, step: Step, dtype: torch.dtype) -> 
     try:
         if n_rows is None:
             raise Unsupported("the cell's sizes are multiples of too many primes")
-        for module in cell.modules():
-            if any(getattr(module, name, None) for name in _HOOKS):
-                raise Unsupported(f"a {type(module).__name__} of the cell has hooks")
+        if (name := hooked(cell)) is not None:
+            raise Unsupported(f"a {name} of the cell has hooks")
         inputs, leaves = _example(sizes, n_rows, dtype)
         trace = record(lambda: step(inputs["x"], leaves, inputs.get("dt")), inputs, fixed, n_rows)
-        if _fingerprint(cell) != before:
+        if fingerprint(cell) != before:
             raise Unsupported("the step changes attributes of the cell")
         return _Variant(Compiled.of(trace, dtype), None)
     except Unsupported as error:
@@ -196,80 +218,11 @@ def _example(sizes: CellSizes, n_rows: int, dtype: torch.dtype) -> tuple[dict[st
 
 
 def _verified(
-    cell: nn.Module, sizes: CellSizes, step: Step, variant: _Variant, wants_gradients: bool
+    cell: nn.Module, sizes: CellSizes, step: Step, compiled: Compiled, wants_gradients: bool
 ) -> str | None:
-    compiled = variant.compiled
-    assert compiled is not None
     try:
-        return difference(cell, sizes, step, compiled, dict(_fixed(cell)), _swapped, wants_gradients)
+        return difference(cell, sizes, step, compiled, wants_gradients)
     except Unsupported as error:
         return str(error)
     except Exception as error:  # noqa: BLE001 - as in `_make`
         return f"checking the step failed ({type(error).__name__}: {error})"
-
-
-# What a trace depends on ------------------------------------------------------------------------------
-
-
-def _fixed(cell: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters, buffers and plain tensor attributes, each tensor once."""
-    seen: set[int] = set()
-    for prefix, module in cell.named_modules():
-        for values in (module._parameters, module._buffers, module.__dict__):
-            for name, value in values.items():
-                if isinstance(value, Tensor) and id(value) not in seen:
-                    seen.add(id(value))
-                    yield f"{prefix}.{name}" if prefix else name, value
-
-
-class _swapped:  # noqa: N801 - a context manager
-    """The cell with other tensors in place of its parameters, buffers and tensor attributes."""
-
-    def __init__(self, cell: nn.Module, tensors: Mapping[str, Tensor]):
-        self._places = []
-        replacement = {id(old): tensors[name] for name, old in _fixed(cell)}
-        for module in cell.modules():
-            for values in (module._parameters, module._buffers, module.__dict__):
-                for name, value in values.items():
-                    if isinstance(value, Tensor):
-                        self._places.append((values, name, value, replacement[id(value)]))
-
-    def __enter__(self) -> None:
-        for values, name, _, new in self._places:
-            values[name] = new
-
-    def __exit__(self, *_: object) -> None:
-        for values, name, old, _ in self._places:
-            values[name] = old
-
-
-def _fingerprint(cell: nn.Module) -> Any:
-    """What a step may depend on beside tensor values.
-
-    Of the cell and every module in it: its class, mode, plain attributes (numbers, strings, and collections of them), the
-    identity of other attributes, and of tensors their shapes and dtypes. Global variables, closures and the
-    insides of other objects count as constant.
-    """
-    parts: list[Any] = []
-    for module in cell.modules():
-        parts.append(id(type(module)))
-        for name, value in module.__dict__.items():
-            if name not in _MODULE_FIELDS:
-                parts.append((name, _plain(value)))
-        for values in (module._parameters, module._buffers):
-            for name, value in values.items():
-                parts.append((name, _plain(value)))
-        parts.append(tuple(bool(getattr(module, name, None)) for name in _HOOKS))
-    return tuple(parts)
-
-
-def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, (bool, int, float, str, bytes, complex, enum.Enum, torch.dtype)):
-        return type(value), value
-    if isinstance(value, Tensor):
-        return "tensor", tuple(value.shape), value.dtype, value.requires_grad
-    if isinstance(value, (tuple, list, set, frozenset)):
-        return type(value), tuple(_plain(one) for one in value)
-    if isinstance(value, dict):
-        return "dict", tuple((_plain(key), _plain(one)) for key, one in value.items())
-    return id(value)

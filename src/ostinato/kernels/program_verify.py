@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ostinato.kernels.program_compile import Compiled
 from ostinato.kernels.program_run import Call, ConstantCache, run
+from ostinato.kernels.program_watch import Swapped, fixed_tensors
 
 # Rows, steps: few, and another number of rows than the trace had, so that nothing that hangs on it passes.
 _B, _T = 5, 2
@@ -22,8 +23,6 @@ def difference(
     sizes: Any,
     step: Callable[..., tuple[Tensor, dict[str, Tensor]]],
     compiled: Compiled,
-    fixed: Mapping[str, Tensor],
-    swapped: Callable[..., Any],
     wants_gradients: bool,
 ) -> str | None:
     """Where the compiled step differs from the step; None where it nowhere does.
@@ -31,15 +30,14 @@ def difference(
     In float64 where the step runs in it, whatever the cell's dtype is.
     """
     try:
-        return _difference(cell, sizes, step, compiled, fixed, swapped, wants_gradients, torch.float64)
+        return _difference(cell, sizes, step, compiled, wants_gradients, torch.float64)
     except (RuntimeError, TypeError, ValueError):
         dtype = compiled.lowering.dtype
-        return _difference(cell, sizes, step, compiled, fixed, swapped, wants_gradients, dtype)
+        return _difference(cell, sizes, step, compiled, wants_gradients, dtype)
 
 
 def _difference(
-    cell: nn.Module, sizes: Any, step: Callable[..., Any], compiled: Compiled, fixed: Mapping[str, Tensor],
-    swapped: Callable[..., Any], wants_gradients: bool, dtype: torch.dtype,
+    cell: nn.Module, sizes: Any, step: Callable[..., Any], compiled: Compiled, wants_gradients: bool, dtype: torch.dtype,
 ) -> str | None:  # fmt: skip
     generator = torch.Generator().manual_seed(2)
 
@@ -50,7 +48,7 @@ def _difference(
         name: tensor.detach().to(dtype).requires_grad_(tensor.requires_grad and wants_gradients)
         if tensor.is_floating_point()
         else tensor
-        for name, tensor in fixed.items()
+        for name, tensor in fixed_tensors(cell).items()
     }
     x = random(_B, _T, sizes.input_size).requires_grad_(wants_gradients)
     dt = torch.rand(_B, _T, generator=generator, dtype=dtype) if sizes.takes_dt else None
@@ -67,7 +65,7 @@ def _difference(
     )  # fmt: skip
     with torch.set_grad_enabled(wants_gradients):
         found_y, found, _ = run(call, x, dt, state, None, own)
-        with swapped(cell, own):
+        with Swapped(cell, own):
             ys, expected = [], dict(state)
             for t in range(_T):
                 y, expected = step(x[:, t], expected, None if dt is None else dt[:, t])
@@ -84,8 +82,9 @@ def _difference(
         sources |= {name: tensor for name, tensor in own.items() if tensor.requires_grad}
         results = []
         for side in (1, 2):
-            total = sum((weight * value[side]).sum() for weight, value in zip(weights, values, strict=True))
-            results.append(torch.autograd.grad(total, list(sources.values()), allow_unused=True))  # type: ignore[arg-type]
+            sums = [(weight * value[side]).sum() for weight, value in zip(weights, values, strict=True)]
+            total = torch.stack(sums).sum()
+            results.append(torch.autograd.grad(total, list(sources.values()), allow_unused=True))
         for name, one, other in zip(sources, *results, strict=True):
             zeros = torch.zeros_like(sources[name])
             if not _agree(zeros if one is None else one, zeros if other is None else other, dtype):

@@ -127,10 +127,10 @@ class Recurrent(Stack):
         return max(paths, key=lambda path: _PATHS.index(path.path))
 
     def _choose_for_step(self, cell: Cell) -> Path:
-        obstacle = ops.program_obstacle(cell, _sizes(cell), _step_of(cell), self._like())
-        if obstacle is None:
+        prepared = ops.prepare_program(cell, _sizes(cell), _step_of(cell), self._like())
+        if not isinstance(prepared, str):
             return Path("native program", "")
-        reason = f"{type(cell).__name__} is known by its step only; not 'native program': {obstacle}"
+        reason = f"{type(cell).__name__} is known by its step only; not 'native program': {prepared}"
         return Path("torch steps", reason, True)
 
     def _initial_leaves(self, layer: int, direction: int, B: int, like: Tensor) -> Leaves:
@@ -163,11 +163,11 @@ class Recurrent(Stack):
                 **call,
             )
 
-        run_cell = ops.run_cell
-        if ops.program_obstacle(cell, _sizes(cell), _step_of(cell), self._like()) is None:
-            call |= {"cell": cell, "sizes": _sizes(cell)}
-            run_cell = ops.run_program
-        return run_cell(_step_of(cell), x, state, stretch, is_reverse=is_reverse, **call)
+        step = _step_of(cell)
+        prepared = ops.prepare_program(cell, _sizes(cell), step, x)
+        if not isinstance(prepared, str):
+            return ops.run_program(prepared, x, state, stretch, is_reverse=is_reverse, **call)
+        return ops.run_cell(step, x, state, stretch, is_reverse=is_reverse, **call)
 
 
 def _sizes(cell: Cell) -> ops.CellSizes:
