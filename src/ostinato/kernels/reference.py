@@ -11,12 +11,14 @@ Times are the first axis here: xs (T, B, D), masks (T, B).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from ostinato.kernels.cell_options import CellOptions as CellOptions  # noqa: PLC0414 - one vocabulary
 
 Leaves = dict[str, Tensor]
 Product = Callable[[Tensor, Tensor], Tensor]
@@ -38,74 +40,6 @@ def sigmoid(x: Tensor) -> Tensor:
     depend on its neighbours; tanh does not, and this form has no overflow in any of its derivatives.
     """
     return 0.5 * torch.tanh(0.5 * x) + 0.5
-
-
-@dataclass(frozen=True)
-class CellOptions:
-    """What changes a cell's equations; the rest of a layer's options never reaches the kernels.
-
-    Attributes:
-        nonlinearity: `tanh` or `relu` (RNN).
-        reset_after: reset gate after the recurrent product, as `torch.nn.GRU`, or before it (GRU).
-        norm: layer normalisation of both products and of the LSTM's cell state (arXiv:1607.06450).
-        peephole: gates see the cell state (LSTM; Gers and Schmidhuber 2000).
-        coupled_gates: f = 1 - i (LSTM; arXiv:1503.04069).
-        projection: width of h after `weight_hr`, 0 for none (LSTM; arXiv:1402.1128).
-        candidate: `positive` or `linear` (minGRU, minLSTM).
-        zoneout: leaf -> probability of keeping the old value (arXiv:1606.01305).
-        training: random zoneout masks rather than their expectation.
-        text: the same as words, without those at their defaults: `projection=3 zoneout.h=0.1`.
-    """
-
-    nonlinearity: str = "tanh"
-    reset_after: bool = True
-    norm: bool = False
-    peephole: bool = False
-    coupled_gates: bool = False
-    projection: int = 0
-    candidate: str = "positive"
-    zoneout: Mapping[str, float] = field(default_factory=dict)
-    training: bool = False
-    text: str = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        # Made here and not on demand: torch.compile takes numbers for variables, and makes no text of those.
-        object.__setattr__(self, "text", _text(self))
-
-    def __hash__(self) -> int:
-        return hash(self.text)
-
-    @staticmethod
-    def from_text(text: str) -> CellOptions:
-        """The options whose `text` this is."""
-        told = dict(word.split("=") for word in text.split())
-        # A word's type is its default's; of the truth values only the one that is not the default is written.
-        given: dict[str, Any] = {
-            name: not default if isinstance(default, bool) else type(default)(told[name])
-            for name, default in _DEFAULTS.items()
-            if name in told
-        }
-        prefix = "zoneout."
-        zoneout = {name.removeprefix(prefix): float(told[name]) for name in told if name.startswith(prefix)}
-        return CellOptions(**given, zoneout=zoneout)
-
-    def for_training(self) -> CellOptions:
-        """The same with random masks."""
-        return replace(self, training=True)
-
-
-_DEFAULTS: dict[str, Any] = {
-    option.name: option.default for option in fields(CellOptions) if option.name not in ("zoneout", "text")
-}
-
-
-def _text(options: CellOptions) -> str:
-    words = [
-        f"{name}={getattr(options, name)}"
-        for name, default in _DEFAULTS.items()
-        if getattr(options, name) != default
-    ]
-    return " ".join(words + [f"zoneout.{leaf}={value!r}" for leaf, value in options.zoneout.items()])
 
 
 class Noise(NamedTuple):
