@@ -225,8 +225,8 @@ def printed(report):
     from rich.console import Console
 
     console = Console(width=1000, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    for table in tables.tables(report):
-        console.print(table)
+    for sheet in tables.sheets(report):
+        console.print(sheet.for_terminal())
     console.file.close()
     return console.export_text()
 
@@ -237,3 +237,13 @@ def test_scans_are_compared_with_a_copy(plan, case, only_torch):
     assert row["copy_share"] > 0
     assert set(row["ratios"]) == {"torch loop"}
     assert f"({row['copy_share']:.0%})" in printed(report)
+
+
+def test_the_page_has_every_table_in_markdown(plan, case, only_torch):
+    report = run_benchmark(plan(case(), case(cell="gru")))
+    text = tables.page(report)
+    lines = text.splitlines()
+    assert "| size | LSTM | GRU |" in lines
+    assert lines[lines.index("| size | LSTM | GRU |") + 1] == "| --- | ---: | ---: |"
+    assert sum(line.startswith("| H=17 B=3 T=7 D=5 |") for line in lines) == 1
+    assert report["machine"]["cpu"] in lines[0]

@@ -1,8 +1,9 @@
-"""A report of `running.run_benchmark` as tables for a terminal."""
+"""A report of `running.run_benchmark` as tables, for a terminal and for a page."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ostinato.bench import subjects
@@ -32,18 +33,59 @@ def header(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def tables(report: Mapping[str, Any]) -> list[Table]:
+@dataclass(frozen=True)
+class Sheet:
+    """A table of text.
+
+    Attributes:
+        title: what was measured.
+        said: how to read an entry.
+        columns: headings; the first column is to the left.
+        rows: their entries.
+    """
+
+    title: str
+    said: str
+    columns: list[str]
+    rows: list[list[str]] = field(default_factory=list)
+
+    def for_terminal(self) -> Table:
+        """With rules, for rich."""
+        from rich.table import Table
+
+        title = f"{self.title}\n{self.said}" if self.said else self.title
+        table = Table(title=title, title_justify="left", title_style="bold")
+        for index, column in enumerate(self.columns):
+            table.add_column(column, no_wrap=True, justify="right" if index else "left")
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+    def for_page(self) -> str:
+        """In Markdown."""
+        lines = [f"**{self.title}**" + (f" — {self.said}" if self.said else ""), ""]
+        rows = [self.columns, ["---", *["---:"] * (len(self.columns) - 1)], *self.rows]
+        return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows), ""])
+
+
+def page(report: Mapping[str, Any]) -> str:
+    """The whole report in Markdown."""
+    lines = [f"- {line}" for line in (*header(report), *report["notes"])]
+    return "\n".join([*lines, "", *(sheet.for_page() for sheet in sheets(report))])
+
+
+def sheets(report: Mapping[str, Any]) -> list[Sheet]:
     """One for each grid, number of threads and mode, then the geometric means."""
     groups: dict[tuple[str, int, str], list[Row]] = {}
     for row in report["rows"]:
         groups.setdefault((row["grid"], row["threads"], row["mode"]), []).append(row)
-    found = [_grid_table(*key, rows) for key, rows in groups.items()]
+    found = [_grid_sheet(*key, rows) for key, rows in groups.items()]
     if report["geometric_means"]:
-        found.append(_means_table(report["geometric_means"]))
+        found.append(_means_sheet(report["geometric_means"]))
     return found
 
 
-def _grid_table(grid: str, threads: int, mode: str, rows: Sequence[Row]) -> Table:
+def _grid_sheet(grid: str, threads: int, mode: str, rows: Sequence[Row]) -> Sheet:
     names = _names(rows)
     said = {
         "peers": f"time of ours: {' / '.join(names)} as multiples of it (share of the largest product)",
@@ -59,23 +101,14 @@ def _grid_table(grid: str, threads: int, mode: str, rows: Sequence[Row]) -> Tabl
     cells = [
         cell for cell in (*CELLS, *OWN_CELLS, SCAN, *LINEAR_CELLS) if any(row["cell"] == cell for row in rows)
     ]
-    title = f"{GRIDS[grid].title}: {mode}, {threads} thread{'s' * (threads > 1)}\n{said}"
-    table = _table(title, ["size", *(cell.upper() for cell in cells)])
+    title = f"{GRIDS[grid].title}: {mode}, {threads} thread{'s' * (threads > 1)}"
+    sheet = Sheet(title, said, ["size", *(cell.upper() for cell in cells)])
     by_size: dict[str, dict[str, str]] = {}
     for row in rows:
         by_size.setdefault(_size(row), {})[row["cell"]] = _entry(row, names)
     for size, entries in by_size.items():
-        table.add_row(size, *(entries.get(cell, "") for cell in cells))
-    return table
-
-
-def _table(title: str, columns: Iterable[str]) -> Table:
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for index, column in enumerate(columns):
-        table.add_column(column, no_wrap=True, justify="right" if index else "left")
-    return table
+        sheet.rows.append([size, *(entries.get(cell, "") for cell in cells)])
+    return sheet
 
 
 def _names(rows: Sequence[Row]) -> list[str]:
@@ -141,21 +174,23 @@ def time_text(seconds: float) -> str:
     return f"{seconds * 1e6:.2f} µs"
 
 
-def _means_table(means: Sequence[Mapping[str, Any]]) -> Table:
+def _means_sheet(means: Sequence[Mapping[str, Any]]) -> Sheet:
     names = list(dict.fromkeys(name for mean in means for name in mean["over"]))
-    title = (
-        "Geometric means of peer's time over ours; the lowest ratio to the best peer; how many are below 1"
+    sheet = Sheet(
+        "Geometric means of peer's time over ours",
+        "lowest: the lowest ratio to the best peer of a case",
+        ["grid", "mode", "threads", "cell", *names, "best peer", "lowest", "below 1"],
     )
-    columns = ["grid", "mode", "threads", "cell", *names, "best peer", "lowest", "below 1"]
-    table = _table(title, columns)
     for mean in means:
         over = [ratio_text(mean["over"][name]) if name in mean["over"] else "–" for name in names]
-        table.add_row(
-            mean["grid"], mean["mode"], str(mean["threads"]), mean["cell"].upper(), *over,
-            ratio_text(mean["over_best_peer"]), ratio_text(mean["lowest"]),
-            f"{mean['below_one']} of {mean['cases']}",
+        sheet.rows.append(
+            [
+                mean["grid"], mean["mode"], str(mean["threads"]), mean["cell"].upper(), *over,
+                ratio_text(mean["over_best_peer"]), ratio_text(mean["lowest"]),
+                f"{mean['below_one']} of {mean['cases']}",
+            ]
         )  # fmt: skip
-    return table
+    return sheet
 
 
 def why_lines(answers: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -40,7 +40,8 @@ def bench_cpu(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for speed.json, speed.png and speed.svg.", metavar="FOLDER")
+        Path | None,
+        typer.Option(help="Folder for speed.json, speed.md, speed.png and speed.svg.", metavar="FOLDER"),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
@@ -103,23 +104,26 @@ def _print_why(answers: list[dict[str, Any]], *, json: bool) -> None:
 def _print_report(report: Mapping[str, Any]) -> None:
     from rich.console import Console
 
-    from ostinato.bench.tables import header, tables
+    from ostinato.bench.tables import header, sheets
 
     for line in header(report):
         output.print_line(line)
     # Numbers that are cut to a terminal's width are lost; long lines only wrap.
     console = Console(file=sys.stdout, highlight=False, width=1000)
-    for table in tables(report):
+    for sheet in sheets(report):
         output.print_line("")
-        console.print(table, soft_wrap=True)
+        console.print(sheet.for_terminal(), soft_wrap=True)
+        sys.stdout.write("\n")
     output.print_notes(report["notes"], quiet=False)
 
 
 def _write(report: Mapping[str, Any], folder: Path, *, has_figure: bool) -> None:
+    from ostinato.bench.tables import page
     from ostinato.training.atomic import write_bytes_atomically
 
     text = json_format.dumps(report, indent=1, allow_nan=False)
     write_bytes_atomically(folder / "speed.json", text.encode())
+    write_bytes_atomically(folder / "speed.md", page(report).encode())
     if has_figure:
         from ostinato.bench.figure import save_figure, speed_figure
 
