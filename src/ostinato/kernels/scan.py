@@ -21,6 +21,8 @@ try:
 except ImportError as error:  # the module is optional: `obstacle` says so wherever a path is chosen
     _native = None  # type: ignore[assignment]
     _MISSING = f"the native kernels are not built ({error})"
+else:
+    _MISSING = ""
 
 
 class Rule(NamedTuple):
@@ -160,9 +162,14 @@ def steps_gradients(
 # The native path -----------------------------------------------------------------------------------------
 
 
+def _is_native(given: Given) -> bool:
+    # Empty tensors have no address.
+    return obstacle(given.start) is None and given.inputs[0].numel() > 0
+
+
 def forward(rule: Rule, given: Given) -> tuple[Tensor, Tensor]:
     """y and the final state, on the native path where nothing keeps it from them."""
-    if obstacle(given.start) is not None:
+    if not _is_native(given):
         with torch.no_grad():
             return run_steps(rule, given)
     B, T, H = sizes(given)
@@ -177,7 +184,7 @@ def backward(
     rule: Rule, given: Given, wanted: Sequence[bool], y: Tensor, grads: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
     """Gradients of what is differentiable, in that order, from those of y and of the final state."""
-    if obstacle(given.start) is not None:
+    if not _is_native(given):
         return steps_gradients(rule, given, wanted, grads)
     B, _, H = sizes(given)
     arguments, held = _common(rule, given)
