@@ -1,7 +1,7 @@
 """The threads of the kernels in a Python process: forks, callers in several threads, affinity, the end.
 
 They run through a small C library of the development build (native/tests/probe), in processes of their own: a
-fork should not inherit what other tests loaded. What threads do for each other, native/tests/test_pool.cpp tests.
+fork should not inherit what other tests loaded. native/tests/test_pool.cpp tests what threads do together.
 """
 
 import os
