@@ -24,7 +24,7 @@ def test_contestants_take_turns_and_another_begins_each_round():
     found = measure([contestant(n, log) for n in "abc"], Effort(0.0, 3, 3, 0.0), is_threaded=False)
     assert {name: len(one.turns) for name, one in found.items()} == {"a": 3, "b": 3, "c": 3}
     turns = [name for i, (name, _) in enumerate(log) if i == 0 or log[i - 1][0] != name]
-    assert "".join(turns) == "abc" + "abc" + "bca" + "cab", "two untimed calls each come first"
+    assert "".join(turns) == "abc" + "abc" + "bca" + "cab", "an untimed call each comes first"
     assert not any(enabled for _, enabled in log), "no garbage collection while timing"
     assert gc.isenabled()
 
