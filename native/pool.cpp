@@ -100,6 +100,7 @@ class Pool {
   // Of n_places for workers those that are worth having: all, or only workers that are awake where the work is short.
   int worth_having(int n_places, int64_t expected_ns);
   void parallel(int n_threads, const Job& job);
+  bool refuses_gangs() const { return now_ns() < refuse_until_ns_; }
   bool gang(int n_threads, const Job& job);
 
  private:
@@ -334,8 +335,6 @@ void Pool::parallel(int n_threads, const Job& job) {
 }
 
 bool Pool::gang(int n_threads, const Job& job) {
-  const int64_t start_ns = now_ns();
-  if (start_ns < refuse_until_ns_) return false;
   gang_state_.store(kGathering);
   open(n_threads - 1, job);
   const bool all_came = spin_until([this] { return places(gate_.load()) == 0; }, kGangAnswerNs) || close() == 0;
@@ -401,17 +400,19 @@ void parallel(int n_threads, int n_tasks, void (*task)(void* context, int index,
 
 bool gang(int n_threads, void (*task)(void* context, int worker, Barrier& barrier), void* context,
           int64_t expected_ns) {
-  if (n_threads < 1 || n_threads > kMaxGang) return false;
-  GangBarrier barrier(n_threads);
   if (n_threads == 1) {
+    GangBarrier barrier(1);
     gang_worker = 0;
     task(context, 0, barrier);
     return true;
   }
-  if (is_inside || !pool().try_take()) return false;
+  if (n_threads < 1 || n_threads > kMaxGang || is_inside || !pool().try_take()) return false;
   Pool& taken = pool();
   bool has_run = false;
-  if (taken.prepare(n_threads) == n_threads && taken.worth_having(n_threads - 1, expected_ns) == n_threads - 1) {
+  const int n_workers = n_threads - 1;
+  if (!taken.refuses_gangs() && taken.prepare(n_threads) == n_threads &&
+      taken.worth_having(n_workers, expected_ns) == n_workers) {
+    GangBarrier barrier(n_threads);
     Job job;
     job.gang_task = task;
     job.context = context;
