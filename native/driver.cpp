@@ -14,6 +14,9 @@ constexpr double kWorthThreads = 3e5;
 // Weights up to this size stay in a core's second cache while rows pass by.
 constexpr int64_t kCachedWeights = int64_t{3} << 19;
 constexpr int64_t kTaskRows = 12;  // about two tiles
+// Multiply-adds of one step that are worth a meeting of the threads, and rows a thread up to which a team is tried.
+constexpr double kWorthMeeting = 6e4;
+constexpr int64_t kTeamRows = 4;
 // Sums of small parameters are taken by groups of rows, each in one task: Shared::kGroup.
 constexpr int64_t kGroup = 8;
 
@@ -43,19 +46,39 @@ std::vector<int64_t> cut_rows(const Steps& steps, int64_t weight_bytes, int64_t 
   return begin;
 }
 
+void wait_at(void* barrier) { static_cast<Barrier*>(barrier)->wait(); }
+
+// Multiply-adds that a core does in a nanosecond, about; for how long a parallel region will take.
+constexpr double kPerNanosecond = 50;
+
+// Whether threads share rows, each taking some units, and meet at every step: for few rows, and for weights that no
+// core's cache holds but all together may. Bits are the same either way.
+bool wants_team(const Layer& layer, const Steps& steps, const Masks& masks, int64_t weight_bytes, int n_threads) {
+  if (n_threads < 2 || !layer.is_plain() || steps.reset || masks.recurrent || steps.n_steps < 4) return false;
+  const double a_step = static_cast<double>(steps.B) * layer.gates * layer.H * layer.P;
+  if (a_step < kWorthMeeting) return false;
+  return steps.B < n_threads || (weight_bytes > kCachedWeights && steps.B < kTeamRows * n_threads);
+}
+
 struct ForwardTasks {
   const Kernels& kernels;
   const Layer& layer;
   const Steps& steps;
   const Forward& call;
   const std::vector<int64_t>& begin;
+  int n_threads;
   char* scratch;
   int64_t scratch_bytes;
 
   static void run(void* context, int index, int worker) {
     const auto& all = *static_cast<ForwardTasks*>(context);
     all.kernels.forward_rows(all.layer, all.steps, all.call, all.begin[index], all.begin[index + 1],
-                             all.scratch + worker * all.scratch_bytes);
+                             all.scratch + worker * all.scratch_bytes, Team{});
+  }
+  static void team(void* context, int worker, Barrier& barrier) {
+    const auto& all = *static_cast<ForwardTasks*>(context);
+    all.kernels.forward_rows(all.layer, all.steps, all.call, 0, all.steps.B, all.scratch,
+                             Team{worker, all.n_threads, wait_at, &barrier});
   }
 };
 
@@ -67,13 +90,20 @@ struct BackwardTasks {
   const std::vector<int64_t>& begin;
   void* shared;
   int64_t chunk_rows, s_begin, s_end;
+  int n_threads;
   char* scratch;
   int64_t scratch_bytes;
 
   static void rows(void* context, int index, int worker) {
     const auto& all = *static_cast<BackwardTasks*>(context);
     all.kernels.backward_rows(all.layer, all.steps, all.call, all.shared, all.chunk_rows, all.s_begin, all.s_end,
-                              all.begin[index], all.begin[index + 1], all.scratch + worker * all.scratch_bytes);
+                              all.begin[index], all.begin[index + 1], all.scratch + worker * all.scratch_bytes,
+                              Team{});
+  }
+  static void team(void* context, int worker, Barrier& barrier) {
+    const auto& all = *static_cast<BackwardTasks*>(context);
+    all.kernels.backward_rows(all.layer, all.steps, all.call, all.shared, all.chunk_rows, all.s_begin, all.s_end, 0,
+                              all.steps.B, all.scratch, Team{worker, all.n_threads, wait_at, &barrier});
   }
   static void recompute(void* context, int index, int) {
     const auto& all = *static_cast<BackwardTasks*>(context);
@@ -118,36 +148,50 @@ int64_t largest_chunk(const Kernels& kernels, const Layer& layer, const Steps& s
 void run_forward(const Kernels& kernels, const Layer& layer, const Steps& steps, const Forward& call,
                  int n_threads) {
   if (steps.B == 0) return;
-  if (multiply_adds(layer, steps) < kWorthThreads) n_threads = 1;
-  const std::vector<int64_t> begin = cut_rows(steps, kernels.forward_bytes(layer), 1, n_threads);
+  const double work = multiply_adds(layer, steps);
+  if (work < kWorthThreads) n_threads = 1;
+  const int64_t weight_bytes = kernels.forward_bytes(layer), expected_ns = static_cast<int64_t>(work / kPerNanosecond);
+  if (wants_team(layer, steps, call.masks, weight_bytes, n_threads)) {
+    const Buffer scratch(kernels.forward_scratch(layer, steps.B) * n_threads);
+    ForwardTasks tasks{kernels, layer, steps, call, {}, n_threads, static_cast<char*>(scratch.data()), 0};
+    if (gang(n_threads, ForwardTasks::team, &tasks, expected_ns)) return;
+  }
+  const std::vector<int64_t> begin = cut_rows(steps, weight_bytes, 1, n_threads);
   const int64_t bytes = rounded(kernels.forward_scratch(layer, widest(begin)));
   const Buffer scratch(bytes * n_threads);
-  ForwardTasks tasks{kernels, layer, steps, call, begin, static_cast<char*>(scratch.data()), bytes};
-  parallel(n_threads, static_cast<int>(begin.size()) - 1, ForwardTasks::run, &tasks);
+  ForwardTasks tasks{kernels, layer, steps, call, begin, n_threads, static_cast<char*>(scratch.data()), bytes};
+  parallel(n_threads, static_cast<int>(begin.size()) - 1, ForwardTasks::run, &tasks, expected_ns);
 }
 
 void run_backward(const Kernels& kernels, const Layer& layer, const Steps& steps, const Backward& call,
                   int64_t element_bytes, int n_threads) {
   if (steps.B == 0) return;
-  if (multiply_adds(layer, steps) < kWorthThreads) n_threads = 1;
-  const std::vector<int64_t> begin = cut_rows(steps, kernels.backward_bytes(layer), layer.norm || layer.peephole ? kGroup : 1, n_threads);
+  const double work = multiply_adds(layer, steps);
+  if (work < kWorthThreads) n_threads = 1;
+  const int64_t weight_bytes = kernels.backward_bytes(layer), expected_ns = static_cast<int64_t>(work / kPerNanosecond);
+  bool team = wants_team(layer, steps, call.masks, weight_bytes, n_threads);
+  const std::vector<int64_t> begin =
+      cut_rows(steps, weight_bytes, layer.norm || layer.peephole ? kGroup : 1, n_threads);
   const int64_t row_bytes = kernels.saved_width(layer) * element_bytes;
   const int64_t chunk_rows = largest_chunk(kernels, layer, steps, element_bytes);
   const Buffer shared(kernels.shared_bytes(layer, steps.B, chunk_rows));
-  const int64_t bytes = rounded(kernels.backward_scratch(layer, widest(begin)));
+  const int64_t bytes = rounded(kernels.backward_scratch(layer, team ? steps.B : widest(begin)));
   const Buffer scratch(bytes * n_threads);
-  BackwardTasks tasks{kernels,       layer, steps, call, begin, shared.data(), chunk_rows, 0, 0,
-                      static_cast<char*>(scratch.data()), bytes};
+  BackwardTasks tasks{kernels,    layer, steps, call,      begin,
+                      shared.data(), chunk_rows, 0, 0, n_threads, static_cast<char*>(scratch.data()), bytes};
   kernels.begin_backward(layer, steps, call, shared.data(), chunk_rows);
   for (int64_t s_end = steps.n_steps; s_end > 0; s_end = tasks.s_begin) {
     tasks.s_end = s_end;
     tasks.s_begin = chunk_begin(steps, s_end, row_bytes);
     const int64_t n_rows = steps.offset[s_end] - steps.offset[tasks.s_begin];
     if (call.recompute)
-      parallel(n_threads, static_cast<int>(kernels.n_recompute_tasks(n_rows)), BackwardTasks::recompute, &tasks);
-    parallel(n_threads, static_cast<int>(begin.size()) - 1, BackwardTasks::rows, &tasks);
+      parallel(n_threads, static_cast<int>(kernels.n_recompute_tasks(n_rows)), BackwardTasks::recompute, &tasks,
+               expected_ns);
+    team = team && gang(n_threads, BackwardTasks::team, &tasks, expected_ns);
+    if (!team)
+      parallel(n_threads, static_cast<int>(begin.size()) - 1, BackwardTasks::rows, &tasks, expected_ns);
     parallel(n_threads, static_cast<int>(kernels.n_weight_tasks(layer, call, n_rows)), BackwardTasks::weights,
-             &tasks);
+             &tasks, expected_ns);
   }
   kernels.end_backward(layer, steps, call, shared.data(), chunk_rows);
 }

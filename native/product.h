@@ -161,14 +161,20 @@ struct GateProduct {
   }
 };
 
-// GateProduct over n_rows rows and all blocks of N columns.
+// Padded columns of a product, units of a layer: all, or the part of one thread. Whole vectors.
+struct Range {
+  int64_t begin, end;
+};
+
+// GateProduct over n_rows rows and the columns of a range, of n_columns (padded) that the weights have.
 template <typename real, int G>
-void gate_product(const real* const* rows, int64_t n_rows, const real* weights, int64_t K, int64_t N, real* out,
-                  int64_t out_stride, const real* start, int64_t start_stride, int64_t K_behind = 0) {
+void gate_product(const real* const* rows, int64_t n_rows, const real* weights, int64_t K, int64_t n_columns,
+                  real* out, int64_t out_stride, const real* start, int64_t start_stride, Range range,
+                  int64_t K_behind = 0) {
   constexpr int W = kLanes<real>;
   GateProduct<real, G> body{rows, weights, K, (K + K_behind) * G * W, out, out_stride, start, start_stride,
-                            padded<real>(N)};
-  for_tiles<G>(body, n_rows, 0, padded<real>(N) / W);
+                            n_columns};
+  for_tiles<G>(body, n_rows, range.begin / W, range.end / W);
 }
 
 // (K, N) with element (k, n) at from[k·k_stride + n·n_stride] -> (blocks, K, W), zeros behind N.

@@ -31,20 +31,32 @@ int64_t forward_scratch(const Layer& layer, int64_t n_rows) {
   return Work<real>(layer, Steps{}, Forward{}, 0, n_rows, nullptr).bytes;
 }
 
+// A worker's part of n padded units.
+template <typename real>
+Range share(int64_t n, const Team& team) {
+  const int64_t blocks = n / kLanes<real>;
+  return {blocks * team.worker / team.n_workers * kLanes<real>,
+          blocks * (team.worker + 1) / team.n_workers * kLanes<real>};
+}
+
 template <typename real>
 void forward_rows(const Layer& layer, const Steps& steps, const Forward& call, int64_t r_begin, int64_t r_end,
-                  void* scratch) {
-  Work<real> work(layer, steps, call, r_begin, r_end, scratch);
-  work.load_states();
+                  void* scratch, const Team& team) {
+  const Work<real> first(layer, steps, call, r_begin, r_end, scratch);
+  Work<real> work(layer, steps, call, r_begin, r_end, static_cast<char*>(scratch) + team.worker * first.bytes);
+  work.h[0] = first.h[0], work.h[1] = first.h[1], work.c = first.c;
+  work.units = share<real>(work.Hp, team);
+  if (team.worker == 0) work.load_states();
+  team.meet();
   if (!layer.is_plain() || call.masks.recurrent)
     rows_with_options(work);
   else if (layer.cell == Cell::lstm)
-    plain_rows<real, Cell::lstm>(work);
+    plain_rows<real, Cell::lstm>(work, team);
   else if (layer.cell == Cell::gru)
-    plain_rows<real, Cell::gru>(work);
+    plain_rows<real, Cell::gru>(work, team);
   else
-    plain_rows<real, Cell::rnn>(work);
-  work.store_states();
+    plain_rows<real, Cell::rnn>(work, team);
+  if (team.worker == 0) work.store_states();
 }
 
 template <typename real>
@@ -90,9 +102,11 @@ int64_t backward_scratch(const Layer& layer, int64_t n_rows) {
 
 template <typename real>
 void backward_rows(const Layer& layer, const Steps& steps, const Backward& call, void* shared, int64_t chunk_rows,
-                   int64_t s_begin, int64_t s_end, int64_t r_begin, int64_t r_end, void* scratch) {
-  BackWork<real> work(layer, steps, call, shared, chunk_rows, s_begin, s_end, r_begin, r_end, scratch);
-  rows_backward(work, reinterpret_cast<real*>(static_cast<char*>(scratch) + work.bytes));
+                   int64_t s_begin, int64_t s_end, int64_t r_begin, int64_t r_end, void* scratch, const Team& team) {
+  void* own = static_cast<char*>(scratch) + team.worker * backward_scratch<real>(layer, r_end - r_begin);
+  BackWork<real> work(layer, steps, call, shared, chunk_rows, s_begin, s_end, r_begin, r_end, own);
+  work.units = share<real>(work.Pp, team);
+  rows_backward(work, reinterpret_cast<real*>(static_cast<char*>(own) + work.bytes), team);
 }
 
 template <typename real>

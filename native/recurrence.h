@@ -116,6 +116,17 @@ struct Backward {
   Weights d_weights;           // written; null members are not wanted (constness is cast away)
 };
 
+// Threads that take the same rows through time together, each some of the units.
+struct Team {
+  int worker = 0, n_workers = 1;
+  void (*wait)(void* barrier) = nullptr;
+  void* barrier = nullptr;
+
+  void meet() const {
+    if (wait) wait(barrier);
+  }
+};
+
 // The kernels of one real type. Scratch and packed weights are laid out by them and owned by the caller; all such
 // pointers are aligned to 64 bytes.
 struct Kernels {
@@ -131,7 +142,10 @@ struct Kernels {
   // Bytes of scratch for `forward_rows` with that many rows.
   int64_t (*forward_scratch)(const Layer&, int64_t n_rows);
   // All steps of sorted rows [r_begin, r_end).
-  void (*forward_rows)(const Layer&, const Steps&, const Forward&, int64_t r_begin, int64_t r_end, void* scratch);
+  // A team passes the same scratch: forward_scratch(n_rows) bytes for every worker. Only for plain layers without
+  // resets and masks.
+  void (*forward_rows)(const Layer&, const Steps&, const Forward&, int64_t r_begin, int64_t r_end, void* scratch,
+                       const Team&);
 
   // Backward goes over chunks of steps from the last to the first. For each: recompute (where asked for),
   // rows, weights. `shared` lasts from the first chunk to the last; it is zeroed by `begin_backward`.
@@ -143,9 +157,9 @@ struct Kernels {
                          int64_t s_begin, int64_t s_end, int64_t task);
   // Bytes of scratch for `backward_rows` with that many rows, and for `weight_task`.
   int64_t (*backward_scratch)(const Layer&, int64_t n_rows);
-  // Steps [s_begin, s_end) of sorted rows [r_begin, r_end): from gates to their gradients, dh and dc.
+  // For a team as above: backward_scratch(n_rows) for every worker. Steps [s_begin, s_end) of sorted rows [r_begin, r_end): from gates to their gradients, dh and dc.
   void (*backward_rows)(const Layer&, const Steps&, const Backward&, void* shared, int64_t chunk_rows,
-                        int64_t s_begin, int64_t s_end, int64_t r_begin, int64_t r_end, void* scratch);
+                        int64_t s_begin, int64_t s_end, int64_t r_begin, int64_t r_end, void* scratch, const Team&);
   // The products over all rows of the chunk: gradients of weights and of x, as `n_tasks` independent tasks.
   int64_t (*n_weight_tasks)(const Layer&, const Backward&, int64_t n_rows);
   void (*weight_task)(const Layer&, const Steps&, const Backward&, void* shared, int64_t chunk_rows,

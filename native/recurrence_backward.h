@@ -19,6 +19,7 @@ struct BackWork {
   const Shared<real> shared;
   int64_t s_begin, s_end, r_begin, r_end, H, Hp, P, Pp;
   int G;
+  Range units;            // of the old h, which is P wide: those that this thread computes
   real *wide, *narrow;    // (n_rows, Hp), (n_rows, Pp)
   const real** rows;      // (n_rows,)
   int64_t bytes;
@@ -27,7 +28,7 @@ struct BackWork {
            int64_t se, int64_t rb, int64_t re, void* scratch)
       : layer(l), steps(s), call(b), packed(l, b.packed), forward(l, b.packed_forward), slots(l), panel(l),
         shared(l, s.B, chunk_rows, shared_base), s_begin(sb), s_end(se), r_begin(rb), r_end(re), H(l.H),
-        Hp(padded<real>(l.H)), P(l.P), Pp(padded<real>(l.P)), G(l.gates) {
+        Hp(padded<real>(l.H)), P(l.P), Pp(padded<real>(l.P)), G(l.gates), units{0, padded<real>(l.P)} {
     Parts parts(scratch);
     const int64_t n = re - rb;
     wide = parts.take<real>(n * Hp);
@@ -98,7 +99,7 @@ void split_zoneout(real* d, real* d_new, const uint8_t* stays, bool random, doub
 template <typename real>
 void rnn_row_backward(const BackWork<real>& w, int64_t s, int64_t r, const real* d_new) {
   real* gates = w.gates(s, r);
-  for (int64_t u = 0; u < w.Hp; u += kLanes<real>) {
+  for (int64_t u = w.units.begin; u < w.units.end; u += kLanes<real>) {
     const Vector<real> y = load(gates + u), d = load(d_new + u), zero = {};
     store(gates + u, w.layer.relu ? (y > zero ? d : zero) : d * fma(-y, y, broadcast(real(1))));
   }
@@ -119,7 +120,7 @@ void lstm_row_backward(const BackWork<real>& w, int64_t s, int64_t r, const real
   const real* before = w.c_before(s, r);
   const real* d_cells = w.call.d_cells ? as<real>(w.call.d_cells) + w.place(s, r) * w.H : nullptr;
   const int64_t Hp = w.Hp;
-  for (int64_t u = 0; u < Hp; u += kLanes<real>) {
+  for (int64_t u = w.units.begin; u < w.units.end; u += kLanes<real>) {
     const Vector<real> i = load(gates + u), f = load(gates + Hp + u), g = load(gates + 2 * Hp + u),
                        o = load(gates + 3 * Hp + u), old = load(before + u), d = load(d_new + u);
     const Vector<real> seen = tanh(fma(f, old, i * g));
@@ -213,7 +214,7 @@ void gru_row_backward(const BackWork<real>& w, int64_t s, int64_t r, const real*
   real* gates = w.gates(s, r);
   const real* old_h = w.h_before(s, r);
   const int64_t Hp = w.Hp;
-  for (int64_t u = 0; u < Hp; u += kLanes<real>) {
+  for (int64_t u = w.units.begin; u < w.units.end; u += kLanes<real>) {
     const Vector<real> reset = load(gates + u), z = load(gates + Hp + u), u_n = load(gates + 2 * Hp + u),
                        n = load(gates + 3 * Hp + u), d = load(d_new + u);
     const Vector<real> old = u < w.H ? load_part(old_h + u, w.H - u) : Vector<real>{};
@@ -257,19 +258,20 @@ template <typename real>
 void back_product(BackWork<real>& w, int64_t s, int64_t n, int64_t column, int64_t K, const real* weights,
                   real* out, bool adds) {
   for (int64_t r = 0; r < n; ++r) w.rows[r] = w.gates(s, w.r_begin + r) + column;
-  gate_product<real, 1>(w.rows, n, weights, K, w.P, out, w.Pp, adds ? out : nullptr, w.Pp);
+  gate_product<real, 1>(w.rows, n, weights, K, w.Pp, out, w.Pp, adds ? out : nullptr, w.Pp, w.units);
 }
 
 template <typename real>
-void plain_step_backward(BackWork<real>& w, int64_t s, int64_t n) {
+void plain_step_backward(BackWork<real>& w, int64_t s, int64_t n, const Team& team) {
   const int64_t Hp = w.Hp;
   for (int64_t r = w.r_begin; r < w.r_begin + n; ++r) {
     real* d_h = w.shared.d_h + r * Hp;
     if (w.call.d_y) {
       const real* d_y = as<real>(w.call.d_y) + w.place(s, r) * w.H;
-      int64_t u = 0;
-      for (; u + kLanes<real> <= w.H; u += kLanes<real>) store(d_h + u, load(d_h + u) + load(d_y + u));
-      for (; u < w.H; ++u) d_h[u] += d_y[u];
+      const int64_t end = least(w.units.end, w.H);
+      int64_t u = w.units.begin;
+      for (; u + kLanes<real> <= end; u += kLanes<real>) store(d_h + u, load(d_h + u) + load(d_y + u));
+      for (; u < end; ++u) d_h[u] += d_y[u];
     }
     if (w.layer.cell == Cell::lstm)
       lstm_row_backward(w, s, r, d_h);
@@ -277,8 +279,10 @@ void plain_step_backward(BackWork<real>& w, int64_t s, int64_t n) {
       gru_row_backward(w, s, r, d_h, d_h, false);
     else
       rnn_row_backward(w, s, r, d_h);
-    if (!w.call.recompute) fill_panel(w, s, r);
+    if (!w.call.recompute && team.worker == 0) fill_panel(w, s, r);
   }
+  // Every unit's gradient goes into every unit of the old h.
+  team.meet();
   back_product(w, s, n, w.slots.hh(w.layer, 0), w.G * Hp, w.packed.hh, w.shared.d_h + w.r_begin * Hp,
                w.layer.cell == Cell::gru);
 }
@@ -305,7 +309,7 @@ void step_backward_with_options(BackWork<real>& w, int64_t s, int64_t n, real* s
     w.rows[r - begin] = d_new;
   }
   if (layer.projected) {
-    gate_product<real, 1>(w.rows, n, w.packed.hr, w.P, w.H, w.wide, Hp, nullptr, 0);
+    gate_product<real, 1>(w.rows, n, w.packed.hr, w.P, Hp, w.wide, Hp, nullptr, 0, Range{0, Hp});
   }
   for (int64_t r = begin; r < begin + n; ++r) {
     const real* d_new = layer.projected ? w.wide + (r - begin) * Hp : w.narrow + (r - begin) * Pp;
@@ -378,13 +382,13 @@ void reset_backward(const BackWork<real>& w, int64_t s, int64_t n) {
 }
 
 template <typename real>
-void rows_backward(BackWork<real>& w, real* scratch) {
+void rows_backward(BackWork<real>& w, real* scratch, const Team& team) {
   const bool plain = w.layer.is_plain() && !w.call.masks.recurrent;
   for (int64_t s = w.s_end - 1; s >= w.s_begin; --s) {
     const int64_t n = least(w.steps.active[s], w.r_end) - w.r_begin;
     if (n <= 0) continue;
     if (plain)
-      plain_step_backward(w, s, n);
+      plain_step_backward(w, s, n, team);
     else
       step_backward_with_options(w, s, n, scratch);
     reset_backward(w, s, n);

@@ -20,6 +20,7 @@ struct Work {
   const Slots<real> slots;
   int64_t r_begin, r_end, H, Hp, P, Pp;
   int G;
+  Range units;         // those that this thread computes: all, unless a team shares the rows
   real* h[2];          // (n_rows, Pp): state before and after the step, by turns
   real* c;             // (n_rows, Hp)
   real* pre;           // (chunk rows, G·Hp): the input products of some steps ahead
@@ -31,7 +32,7 @@ struct Work {
 
   Work(const Layer& l, const Steps& s, const Forward& f, int64_t begin, int64_t end, void* scratch)
       : layer(l), steps(s), call(f), packed(l, f.packed), slots(l), r_begin(begin), r_end(end), H(l.H),
-        Hp(padded<real>(l.H)), P(l.P), Pp(padded<real>(l.P)), G(l.gates) {
+        Hp(padded<real>(l.H)), P(l.P), Pp(padded<real>(l.P)), G(l.gates), units{0, padded<real>(l.H)} {
     Parts parts(scratch);
     const int64_t n = end - begin, n_ahead = n > kChunkRows ? n : kChunkRows;
     h[0] = parts.take<real>(n * Pp);
@@ -86,8 +87,10 @@ struct Work {
     if (steps.reset)
       for (int64_t r = 0; r < n; ++r)
         if (steps.resets(s, r_begin + r)) reset_row(r, h_now);
-    if (call.c_before)
-      std::memcpy(as<real>(call.c_before) + kept_row(s, 0) * Hp, c, n * Hp * sizeof(real));
+    if (!call.c_before) return;
+    real* kept = as<real>(call.c_before) + kept_row(s, 0) * Hp;
+    for (int64_t r = 0; r < n; ++r)
+      std::memcpy(kept + r * Hp + units.begin, c + r * Hp + units.begin, (units.end - units.begin) * sizeof(real));
   }
 
   void store_states() {
@@ -101,9 +104,10 @@ struct Work {
 
   void store_cells(int64_t s, int64_t n) {
     if (!call.cells) return;
+    const int64_t width = least(units.end, H) - units.begin;
     for (int64_t r = 0; r < n; ++r) {
       const int64_t at = row(r) * steps.T + steps.time_of(s, r_begin + r);
-      std::memcpy(as<real>(call.cells) + at * H, c + r * Hp, H * sizeof(real));
+      std::memcpy(as<real>(call.cells) + at * H + units.begin, c + r * Hp + units.begin, width * sizeof(real));
     }
   }
 };
@@ -111,16 +115,17 @@ struct Work {
 // rows (n_rows,) times the packed weights of G gates.
 template <typename real>
 void product_of_gates(int G, const real* const* rows, int64_t n_rows, const real* weights, int64_t K, int64_t H,
-                      real* out, int64_t out_stride, const real* start, int64_t start_stride) {
+                      real* out, int64_t out_stride, const real* start, int64_t start_stride, Range units) {
+  const int64_t Hp = padded<real>(H);
   switch (G) {
     case 1:
-      return gate_product<real, 1>(rows, n_rows, weights, K, H, out, out_stride, start, start_stride);
+      return gate_product<real, 1>(rows, n_rows, weights, K, Hp, out, out_stride, start, start_stride, units);
     case 2:
-      return gate_product<real, 2>(rows, n_rows, weights, K, H, out, out_stride, start, start_stride);
+      return gate_product<real, 2>(rows, n_rows, weights, K, Hp, out, out_stride, start, start_stride, units);
     case 3:
-      return gate_product<real, 3>(rows, n_rows, weights, K, H, out, out_stride, start, start_stride);
+      return gate_product<real, 3>(rows, n_rows, weights, K, Hp, out, out_stride, start, start_stride, units);
     default:
-      return gate_product<real, 4>(rows, n_rows, weights, K, H, out, out_stride, start, start_stride);
+      return gate_product<real, 4>(rows, n_rows, weights, K, Hp, out, out_stride, start, start_stride, units);
   }
 }
 
@@ -131,7 +136,7 @@ void project(Work<real>& work, int64_t s, int64_t s_end) {
   for (; s < s_end; ++s)
     for (int64_t r = 0; r < work.rows_at(s); ++r) work.x_rows[n++] = work.x_row(s, r);
   product_of_gates(work.G, work.x_rows, n, work.packed.ih, work.layer.D, work.H, work.pre, work.G * work.Hp,
-                   work.layer.norm ? nullptr : work.packed.bias, 0);
+                   work.layer.norm ? nullptr : work.packed.bias, 0, work.units);
 }
 
 // One step of a cell without options: products and gates of a tile, in registers from beginning to end.
@@ -212,10 +217,10 @@ struct PlainStep {
   }
 };
 
+// All steps of the rows. A team's threads each take some units, and meet after every step.
 template <typename real, Cell kCell>
-void plain_rows(Work<real>& work) {
+void plain_rows(Work<real>& work, const Team& team) {
   constexpr int G = PlainStep<real, kCell>::G;
-  const int64_t n_blocks = work.Hp / kLanes<real>;
   // With few rows the input weights are better read once for several steps.
   const bool ahead = work.r_end - work.r_begin < kTileRows<G>;
   int64_t ready = 0;
@@ -238,9 +243,10 @@ void plain_rows(Work<real>& work) {
       if (!ahead) work.x_rows[r] = work.x_row(s, r);
     }
     PlainStep<real, kCell> body{work, s, pre, before, after};
-    for_tiles<G>(body, n, 0, n_blocks);
+    for_tiles<G>(body, n, work.units.begin / kLanes<real>, work.units.end / kLanes<real>);
     work.store_cells(s, n);
     if (ahead) pre += n * G * work.Hp;
+    team.meet();
   }
 }
 

@@ -13,7 +13,7 @@ template <typename real>
 void recurrent_product(Work<real>& work, int G, const real* weights, int64_t n, const real* start, int64_t first) {
   const int64_t stride = work.G * work.Hp, skip = first * work.Hp;
   product_of_gates(G, work.h_rows, n, weights, work.P, work.H, work.raw + skip, stride,
-                   start ? start + skip : nullptr, stride);
+                   start ? start + skip : nullptr, stride, work.units);
 }
 
 // Normalise gates [first, first + n_gates) of one row of sums, keep x_hat, apply gamma and add the bias.
@@ -219,7 +219,7 @@ void step_with_options(Work<real>& work, int64_t s, int64_t n, const real* pre, 
     if (layer.projected) work.h_rows[r] = work.wide + r * Hp;
   }
   if (layer.projected) {
-    gate_product<real, 1>(work.h_rows, n, work.packed.hr, work.H, work.P, after, Pp, nullptr, 0);
+    gate_product<real, 1>(work.h_rows, n, work.packed.hr, work.H, Pp, after, Pp, nullptr, 0, Range{0, Pp});
   }
   for (int64_t r = 0; r < n; ++r) finish_row(work, s, r, before + r * Pp, after + r * Pp);
 }

@@ -45,9 +45,9 @@ void input_gradient(const BackWork<real>& w, int64_t group, real* sums) {
     rows_n[i] = gates + w.slots.ih(w.layer, w.G - 1);
     out[i] = as<real>(w.call.d_x) + w.place(at.s, at.r) * D;
   }
-  gate_product<real, 1>(rows, n, w.packed.ih, K, D, sums, Dp, nullptr, 0, K_n);
+  gate_product<real, 1>(rows, n, w.packed.ih, K, Dp, sums, Dp, nullptr, 0, Range{0, Dp}, K_n);
   if (split)
-    gate_product<real, 1>(rows_n, n, w.packed.ih + K * kLanes<real>, K_n, D, sums, Dp, sums, Dp, K);
+    gate_product<real, 1>(rows_n, n, w.packed.ih + K * kLanes<real>, K_n, Dp, sums, Dp, sums, Dp, Range{0, Dp}, K);
   for (int64_t i = 0; i < n; ++i) std::memcpy(out[i], sums + i * Dp, D * sizeof(real));
 }
 
@@ -132,14 +132,16 @@ void recompute_group(const BackWork<real>& w, int64_t group) {
     x_rows[i] = w.panel_row(at.s, at.r) + w.panel.x;
     h_rows[i] = w.panel_row(at.s, at.r) + w.panel.h;
   }
-  product_of_gates(w.G, x_rows, n, w.forward.ih, layer.D, w.H, gates, width, w.forward.bias, 0);
+  product_of_gates(w.G, x_rows, n, w.forward.ih, layer.D, w.H, gates, width, w.forward.bias, 0,
+                   Range{0, Hp});
   if (layer.cell == Cell::gru)
     for (int64_t i = 0; i < n; ++i) {
       real* row = gates + i * width;
       std::memcpy(row + 3 * Hp, row + 2 * Hp, Hp * sizeof(real));
       std::memcpy(row + 2 * Hp, w.forward.bias_hh + 2 * Hp, Hp * sizeof(real));
     }
-  product_of_gates(w.G, h_rows, n, w.forward.hh, w.P, w.H, gates, width, static_cast<const real*>(gates), width);
+  product_of_gates(w.G, h_rows, n, w.forward.hh, w.P, w.H, gates, width, static_cast<const real*>(gates), width,
+                   Range{0, Hp});
   for (int64_t i = 0; i < n; ++i)
     for (int64_t u = 0; u < Hp; u += kLanes<real>) {
       real* a = gates + i * width + u;

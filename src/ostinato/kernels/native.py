@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ostinato.errors import InputError, SizeError
 from ostinato.kernels.reference import CELLS, CellOptions
 
 try:
@@ -41,7 +42,8 @@ class Task(NamedTuple):
         is_reverse: from the last real step to the first.
         returns_cells: also give the cell state after every step (LSTM).
         keeps: what forward saves for backward: `nothing`, `gates`, or `outputs`, from which backward computes
-            the gates again: a third of the memory and a third more work.
+            the gates again: a third of the memory and a third more work; or `inputs`, which is not for these
+            kernels: the plain steps run again in backward.
     """
 
     cell: str
@@ -115,11 +117,11 @@ def _addresses(slots: Sequence[int], tensors: Sequence[Tensor | None]) -> list[i
 class _Entry:
     """Packed weights, and what they were packed from."""
 
-    __slots__ = ("backward", "forward", "key", "samples")
+    __slots__ = ("backward", "digests", "forward", "key")
 
     def __init__(self, key: tuple[Any, ...]):
         self.key = key
-        self.samples: Any = None
+        self.digests = (0, 0)
         self.forward: Any = None
         self.backward: Any = None
 
@@ -129,20 +131,29 @@ class _Entry:
 _packed: dict[int, tuple[weakref.ref[Tensor], _Entry]] = {}
 
 
-def _entry(layer: Any, weights: Sequence[Tensor], addresses: list[int]) -> _Entry:
+# Reading all weights again is nothing beside several steps on them. Beside few, so much of them takes 3 µs.
+_SEVERAL_STEPS = 8
+_SAMPLED_BYTES = 1 << 17
+_ALL_BYTES = 1 << 62
+
+
+def _entry(layer: Any, weights: Sequence[Tensor], addresses: list[int], n_steps: int) -> _Entry:
     """The cached copies if these weights have not changed since.
 
-    A weight's version counts what is written through it or its views. Writing through `.data` is not counted,
-    so samples of every tensor are compared too.
+    A weight's version counts what is written through it or its views. Writing through `.data` or NumPy is not
+    counted, so contents are compared too: all of them, or samples where large weights meet a few steps only.
     """
     owner = weights[1]
-    key = (layer, _native.isa(), addresses, [w._version for w in weights])
+    is_uncounted = owner.is_inference()
+    key = (layer, _native.isa(), addresses, None if is_uncounted else [w._version for w in weights])
     found = _packed.get(id(owner))
-    samples = layer.samples(addresses)
-    if found is not None and found[0]() is owner and found[1].key == key and found[1].samples == samples:
-        return found[1]
+    if found is not None and found[0]() is owner and found[1].key == key:
+        is_sampled = n_steps < _SEVERAL_STEPS and not is_uncounted
+        most_bytes = _SAMPLED_BYTES if is_sampled else _ALL_BYTES
+        if found[1].digests[is_sampled] == layer.digest(addresses, most_bytes):
+            return found[1]
     entry = _Entry(key)
-    entry.samples = samples
+    entry.digests = layer.digest(addresses, _ALL_BYTES), layer.digest(addresses, _SAMPLED_BYTES)
     number = id(owner)
 
     def forget(_: object) -> None:
@@ -152,18 +163,34 @@ def _entry(layer: Any, weights: Sequence[Tensor], addresses: list[int]) -> _Entr
     return entry
 
 
+def _check_weights(task: Task, x: Tensor, weights: Sequence[Tensor], slots: Sequence[int]) -> None:
+    """The kernels read as much as the sizes say, whatever there is."""
+    names = [_NAMES[slot] for slot in slots]
+    H = _sizes(task, x, weights)[-1]
+    shapes = CELLS[task.cell].parameter_shapes(x.shape[2], H, task.options, "bias_ih" in names)
+    for name, weight in zip(names, weights, strict=True):
+        if weight.shape != shapes[name] or weight.dtype != x.dtype or weight.device != x.device:
+            raise SizeError(
+                f"{name} is {tuple(weight.shape)}, {weight.dtype} on {weight.device}; "
+                f"expected {shapes[name]}, {x.dtype} on {x.device}"
+            )
+
+
 def _pack(
-    layer: Any, weights: Sequence[Tensor], slots: Sequence[int], *, backward: bool
+    task: Task, layer: Any, x: Tensor, weights: Sequence[Tensor], slots: Sequence[int], *, backward: bool
 ) -> tuple[Any, Any]:
     """(packed for forward, packed for backward or None)."""
-    held = [weight if weight.is_contiguous() else weight.contiguous() for weight in weights]
+    held = _contiguous(weights)
     addresses = _addresses(slots, held)
-    if any(one is not other for one, other in zip(held, weights, strict=True)):
-        # A copy has no identity to be remembered by.
-        entry = _Entry(())
+    for one, other in zip(held, weights, strict=True):
+        if one is not other:
+            # A copy has no identity to be remembered by.
+            entry = _Entry(())
+            break
     else:
-        entry = _entry(layer, weights, addresses)
+        entry = _entry(layer, weights, addresses, x.shape[0] * x.shape[1])
     if entry.forward is None:
+        _check_weights(task, x, weights, slots)
         entry.forward = layer.pack(addresses, False)
     if backward and entry.backward is None:
         entry.backward = layer.pack(addresses, True)
@@ -187,8 +214,8 @@ def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def _contiguous(tensors: Sequence[Tensor | None], dtype: torch.dtype | None = None) -> list[Tensor | None]:
-    return [None if one is None else one.to(dtype or one.dtype).contiguous() for one in tensors]
+def _contiguous(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    return [one if one is None or one.is_contiguous() else one.contiguous() for one in tensors]
 
 
 def _two(leaves: Sequence[Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
@@ -219,11 +246,9 @@ class _Inputs(NamedTuple):
 def _inputs(
     x: Tensor, state: Sequence[Tensor], initial: Sequence[Tensor], noise: Sequence[Tensor | None]
 ) -> _Inputs:
-    recurrent, zoneout_h, zoneout_c = noise
-    return _Inputs(
-        x if x.stride(2) == 1 and x.stride(0) >= 0 else x.contiguous(), _contiguous(state), _contiguous(initial),
-        [*_contiguous([recurrent], x.dtype), *_contiguous([zoneout_h, zoneout_c], torch.bool)],
-    )  # fmt: skip
+    # One column may have any stride.
+    x = x if x.stride(2) == 1 or x.shape[2] == 1 else x.contiguous()
+    return _Inputs(x, _contiguous(state), _contiguous(initial), _contiguous(noise))
 
 
 def saved_shapes(
@@ -269,16 +294,18 @@ def forward(
     """
     B, T, D, H = _sizes(task, x, weights)
     layer = _layer(task, D, H, x.dtype)
-    packed, _ = _pack(layer, weights, _weight_slots(task, len(weights)), backward=False)
+    packed, _ = _pack(task, layer, x, weights, _weight_slots(task, len(weights)), backward=False)
     inputs = _inputs(x, state, initial, noise)
     P = task.options.projection or H
     # Steps that are not real are not written.
-    y = x.new_empty(B, T, P) if mask is None else x.new_zeros(B, T, P)
-    final = [x.new_empty(leaf.shape) for leaf in state]
+    y = (torch.empty if mask is None else torch.zeros)(B, T, P, dtype=x.dtype)
+    final = [torch.empty_like(leaf, memory_format=torch.contiguous_format) for leaf in state]
     outputs = [y, *final]
     if task.returns_cells:
         outputs.append(x.new_empty(B, T, H) if mask is None else x.new_zeros(B, T, H))
-    saved = [x.new_empty(shape, dtype=dtype) for shape, dtype in saved_shapes(task, B, T, D, H, x.dtype)]
+    saved: list[Tensor] = []
+    if task.keeps != "nothing":
+        saved = [torch.empty(shape, dtype=dtype) for shape, dtype in saved_shapes(task, B, T, D, H, x.dtype)]
     gates, c_before = _saved_pair(task, saved)
     h, c = _two(final)
     layer.forward(
@@ -312,12 +339,14 @@ def backward(
     B, T, D, H = _sizes(task, x, weights)
     layer = _layer(task, D, H, x.dtype)
     slots = _weight_slots(task, len(weights))
-    packed, packed_back = _pack(layer, weights, slots, backward=True)
+    packed, packed_back = _pack(task, layer, x, weights, slots, backward=True)
     inputs = _inputs(x, state, initial, noise)
     schedule = _schedule(task, B, T, mask, resets)
     d_y, d_cells = _contiguous([d_y, d_cells])
     d_h_final, d_c_final = d_ends = _two(_contiguous(d_final))
     gates, c_before = _saved_pair(task, saved)
+    if [tuple(one.shape) for one in saved] != [shape for shape, _ in saved_shapes(task, B, T, D, H, x.dtype)]:
+        raise InputError("backward: the instruction set is another one than in forward; switch between calls")
     is_empty = schedule.n_packed == 0
     d_x = None
     if wants_x:
