@@ -10,6 +10,7 @@ import torch
 
 import ostinato as ot
 from ostinato.errors import InputError, SizeError
+from ostinato.kernels import native
 
 B, T, D, H = 3, 6, 5, 7
 LAYERS = ("RNN", "LSTM", "GRU")
@@ -142,10 +143,25 @@ def test_resets_start_from_the_learned_state_in_both_directions():
     assert torch.equal(out.state.h[:, 0, 1], layer.initial_h[:, 1])
 
 
-def test_the_layer_says_which_path_it_took_and_why():
+def test_the_layer_says_which_path_it_took_and_why(fastest):
     x = torch.randn(B, T, D)
     layer = ot.LSTM(D, H)
-    assert layer.explain(x).path == "torch"
+    assert layer.explain(x).path == fastest
+    layer(x, mask=torch.rand(B, T) < 0.5)
+    assert layer.path == fastest
+    with pytest.raises(InputError, match=r"cannot run this .*peephole"):
+        ot.LSTM(D, H, peephole=True, backend="torch")(x)
+    half = ot.LSTM(D, H, strict=True, peephole=True, dtype=torch.bfloat16)
+    assert half.explain(x).path == "torch steps"
+    with pytest.raises(InputError, match=r"strict=True.*peephole"):
+        half(x.bfloat16())
+
+
+def test_without_the_native_kernels_the_layer_says_so(monkeypatch):
+    monkeypatch.setattr(native, "obstacle", lambda *_: "the native kernels are not built")
+    x = torch.randn(B, T, D)
+    layer = ot.LSTM(D, H)
+    assert str(layer.explain(x)) == "torch: not 'native': the native kernels are not built"
     layer(x, mask=torch.rand(B, T) < 0.5)
     assert layer.path == "torch"
     resets = torch.zeros(B, T, dtype=torch.bool)
@@ -157,13 +173,9 @@ def test_the_layer_says_which_path_it_took_and_why():
     assert layer.path == "torch steps"
     layer(x, resets=torch.zeros(B, T, dtype=torch.bool))
     assert layer.path == "torch"
-    peephole = ot.LSTM(D, H, peephole=True)
-    assert "peephole" in str(peephole.explain(x))
-    with pytest.raises(InputError, match=r"cannot run this .*peephole"):
-        ot.LSTM(D, H, peephole=True, backend="torch")(x)
-    with pytest.raises(InputError, match=r"strict=True.*resets"):
-        ot.LSTM(D, H, strict=True)(x, resets=resets)
-    ot.LSTM(D, H, strict=True)(x)
+    assert "peephole" in str(ot.LSTM(D, H, peephole=True).explain(x))
+    with pytest.raises(InputError, match=r"strict=True.*not built"):
+        ot.LSTM(D, H, strict=True)(x)
     dropped = ot.GRU(D, H, dropout_recurrent=0.2)
     assert "dropout_recurrent" in dropped.explain(x).reason
     assert dropped.eval().explain(x).path == "torch"

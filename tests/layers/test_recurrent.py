@@ -62,7 +62,7 @@ def test_a_cells_own_initial_state_is_used_at_the_start_and_at_resets():
 
 @pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_a_stack_of_built_in_cells_equals_the_layer(name, bidirectional):
+def test_a_stack_of_built_in_cells_equals_the_layer(name, bidirectional, fastest):
     layer = getattr(ot, name)(D, H, 2, bidirectional=bidirectional)
     stack = ot.Recurrent(getattr(ot, f"{name}Cell")(D, H), 2, bidirectional=bidirectional)
     for i in range(2):
@@ -72,7 +72,7 @@ def test_a_stack_of_built_in_cells_equals_the_layer(name, bidirectional):
                 value.data.copy_(layer.get_parameter(key + suffix).data)
     x, state = torch.randn(B, T, D), layer.initial_state(B).map(torch.randn_like)
     one, other = layer(x, state, lengths=[6, 0, 3]), stack(x, state, lengths=[6, 0, 3])
-    assert stack.path == "torch"
+    assert stack.path == fastest
     assert torch.equal(one.y, other.y)
     assert torch.equal(one.state.h, other.state.h)
 
@@ -80,13 +80,14 @@ def test_a_stack_of_built_in_cells_equals_the_layer(name, bidirectional):
 @pytest.mark.parametrize(("name", "options"), [
     ("RNN", {"nonlinearity": "relu"}), ("LSTM", {}), ("GRU", {"bias": False}),
 ])  # fmt: skip
-def test_a_cell_equals_torchs_cell(name, options):
+def test_a_cell_equals_torchs_cell(name, options, tolerance):
     ours, theirs = getattr(ot, f"{name}Cell")(D, H, **options), getattr(nn, f"{name}Cell")(D, H, **options)
     ours.load_state_dict(theirs.state_dict())
     x, h, c = torch.randn(B, D), torch.randn(B, H), torch.randn(B, H)
     y, state = ours(x, ot.State(h=h, c=c) if name == "LSTM" else ot.State(h=h))
     expected = theirs(x, (h, c) if name == "LSTM" else h)
-    assert torch.equal(y, expected[0] if name == "LSTM" else expected)
+    error = (y - (expected[0] if name == "LSTM" else expected)).abs().max().item()
+    assert error <= tolerance[torch.float32], f"differs by {error}"
     assert torch.equal(state.h, y)
     assert torch.allclose(ours(x)[0], (theirs(x)[0] if name == "LSTM" else theirs(x)), atol=1e-6)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -162,14 +162,14 @@ def _wants_gradient(given: Arguments) -> bool:
 
 
 def _keeping_nothing(task: Task) -> Task:
-    return task if task.keeps == "nothing" else Task(*task[:-1], "nothing")
+    return task if task.keeps in ("nothing", "inputs") else Task(*task[:-1], "nothing")
 
 
 # What a call comes to ------------------------------------------------------------------------------------
 
 
 def _is_native(task: Task, like: Tensor) -> bool:
-    return native.obstacle(task, like) is None
+    return task.keeps != "inputs" and native.obstacle(task, like) is None
 
 
 def _forward(task: Task, given: Arguments) -> tuple[list[Tensor], list[Tensor]]:

@@ -7,8 +7,6 @@ Layers are batch-first and kernels time-major; the transposition happens here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +17,9 @@ from ostinato.errors import InputError
 from ostinato.kernels import native, operators, program, reference, scan, scan_operators, torch_fused
 from ostinato.kernels.native import Task
 from ostinato.kernels.program import CellSizes as CellSizes
+from ostinato.kernels.recurrence import Arguments
 from ostinato.kernels.reference import CellOptions, CellSpec, Leaves, Noise
+from ostinato.kernels.stretch import Stretch
 
 BACKENDS = ("auto", "native", "torch", "torch steps", "reference")
 
@@ -79,13 +79,17 @@ def _candidates(
         fused = fused or "PyTorch has no fused form of dropout_recurrent"
     if request.returns_states:
         fused = fused or "return_states=True needs the state after every step"
+    if request.keeps == "outputs":
+        fused = fused or "PyTorch's fused layers cannot recompute their gates"
     if spec.is_linear:
         own = scan.obstacle(like)
     else:
         own = native.obstacle(Task(spec.name, options, False, False, request.keeps), like)
     if is_transformed():
         transformed = "a functorch transform or forward-mode differentiation is active"
-        fused, own = fused or transformed, own or transformed
+        if request.keeps == "outputs":
+            transformed += ", where recompute=True has no effect"
+        fused, own = fused or transformed, transformed
     return [
         ("native", own),
         ("torch", fused),
@@ -98,64 +102,6 @@ def _candidates(
 def is_transformed() -> bool:
     """Whether vmap, grad, jvp … of torch.func or forward-mode differentiation is active."""
     return bool(torch._C._are_functorch_transforms_active()) or torch.autograd.forward_ad._current_level >= 0
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """Which steps of x (B, T, D) are real, and where rows are reset; shared by all layers of a call."""
-
-    n_steps: int
-    mask: Tensor | None = None
-    resets: Tensor | None = None
-    dt: Tensor | None = None
-    is_right_padded: bool = False
-
-    @property
-    def is_one_plain_step(self) -> bool:
-        """T is 1 and there is nothing to mask or reset."""
-        return self.n_steps == 1 and self.mask is None and self.resets is None
-
-    @cached_property
-    def lengths(self) -> Tensor | None:
-        """(B,) how many steps of each row are real; None where all are."""
-        return None if self.mask is None else self.mask.sum(dim=1)
-
-    @cached_property
-    def forward_order(self) -> Tensor | None:
-        """(B, T): the real steps of each row in front, in order; None where they are there already."""
-        if self.mask is None or self.is_right_padded:
-            return None
-        return torch.argsort(~self.mask, dim=1, stable=True)
-
-    @cached_property
-    def reverse_order(self) -> Tensor | None:
-        """(B, T): the real steps of each row in front, the last one first; None for a plain flip."""
-        if self.mask is None:
-            return None
-        t = torch.arange(self.n_steps, device=self.mask.device)
-        return torch.argsort(torch.where(self.mask, -t, self.n_steps), dim=1, stable=True)
-
-    @property
-    def reversed_resets(self) -> Tensor | None:
-        """(B, T) as the reverse direction meets them: it resets after step t, so before its next step."""
-        return None if self.resets is None else F.pad(self.resets.flip(1), (1, -1))
-
-    def flipped(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """`(mask, resets, dt)` as the reverse direction meets them, (B, T).
-
-        The time between two real steps is the same in both directions, so dt moves to the other one of
-        them, and is 0 at the first step of the reverse direction.
-        """
-        mask = None if self.mask is None else self.mask.flip(1)
-        return mask, self.reversed_resets, None if self.dt is None else self._reversed_dt()
-
-    def _reversed_dt(self) -> Tensor:
-        assert self.dt is not None
-        if self.mask is None:
-            return F.pad(self.dt.flip(1), (1, -1))
-        order = torch.argsort(~self.mask, dim=1, stable=True)
-        compact = self.dt.masked_fill(~self.mask, 0.0).gather(1, order)
-        return F.pad(compact[:, 1:], (0, 1)).gather(1, order.argsort(dim=1)).flip(1)
 
 
 class Result(NamedTuple):
@@ -186,6 +132,8 @@ def run(
     """
     if path == "native" and not spec.is_linear:
         return _run_native(spec, x, state, tensors, options, stretch, is_reverse, noise, keeps, **rules)
+    if path == "torch steps" and keeps == "outputs" and not is_transformed():
+        return _run_native(spec, x, state, tensors, options, stretch, is_reverse, noise, "inputs", **rules)
     if stretch.is_one_plain_step and not is_reverse and not rules.get("return_states"):
         y, leaves = step(path, spec, x[:, 0], state, tensors, options, noise)
         return Result(y.unsqueeze(1), leaves, None)
@@ -222,7 +170,7 @@ def _run_native(
 ) -> Result:
     mask, resets = stretch.mask, stretch.resets
     zoneout = noise.zoneout
-    given = operators.Arguments(
+    given = Arguments(
         x, list(state.values()), [] if resets is None or initial is None else list(initial.values()),
         list(tensors.values()), mask, resets, [noise.recurrent, zoneout.get("h"), zoneout.get("c")],
     )  # fmt: skip

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ostinato.errors import InputError, SizeError
-from ostinato.kernels.ops import Stretch
+from ostinato.kernels.stretch import Stretch
 from ostinato.types import State
 
 _ONE_STEP = Stretch(1)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ostinato.kernels import ops
-from ostinato.kernels.ops import Path, Request, Result, Stretch
+from ostinato.kernels.ops import Path, Request, Result
 from ostinato.kernels.reference import CELLS, CellOptions, CellSpec, Leaves, Noise
+from ostinato.kernels.stretch import Stretch
 from ostinato.layers import arguments, torch_compat
 from ostinato.layers.cells import named_tensor
 from ostinato.layers.dropout import Clock, Kind, drop_weight
@@ -49,6 +50,7 @@ class GatedStack(Stack):
         self.torch_compatible = self.options.torch_compatible
         self._cell_options = self.options.for_cell()
         self._training_cell_options = self._cell_options.for_training()
+        self._keeps = "outputs" if self.options.recompute else "gates"
         width = self.options.proj_size or hidden_size
         self.output_size = width * self.num_directions
         self._init = read_init(self._name, self.options.init, self.spec.name, bias=bias)
@@ -130,7 +132,7 @@ class GatedStack(Stack):
         path = None if torch.compiler.is_compiling() else self._paths.get(key)
         if path is None:
             dropped = request.has_recurrent_dropout and self.options.dropout_recurrent > 0
-            request = request._replace(has_recurrent_dropout=dropped)
+            request = request._replace(has_recurrent_dropout=dropped, keeps=self._keeps)
             path = ops.choose(self.spec, self._cell_options, request, self.options.backend, like)
             if not torch.compiler.is_compiling():
                 self._paths[key] = path
@@ -162,6 +164,7 @@ class GatedStack(Stack):
             stretch,
             is_reverse=direction == 1,
             noise=noise,
+            keeps=self._keeps,
             **call,
         )
 

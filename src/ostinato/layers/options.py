@@ -23,8 +23,8 @@ _OF_SOME_CELLS = {
     "zoneout_h": "zoneout",
     "zoneout_c": "zoneout",
 }
-# Options that act on `weight_hh`, which linear recurrences have not.
-_OF_RECURRENT_WEIGHTS = ("dropout_recurrent", "weight_drop")
+# Options about the recurrent product, which linear recurrences have not.
+_OF_RECURRENT_PRODUCTS = ("dropout_recurrent", "weight_drop", "recompute")
 _DROPOUTS = ("dropout_in", "dropout_between", "dropout_out", "dropout_recurrent")
 _PROBABILITIES = (*_DROPOUTS, "zoneout_h", "zoneout_c", "weight_drop")
 # What a single cell can be told; the rest is about stacks and about time.
@@ -55,6 +55,8 @@ class LayerOptions:
         residual: from the second layer on, a layer's input is added to its output.
         learn_initial_state: `initial_h` … are parameters rather than zeros.
         init: a preset or a mapping; see `initialisation.py`.
+        recompute: less memory in training: what is kept for backward are outputs and cell states (on the path
+            `torch steps`: inputs only), and the gates are computed again. Changes no result.
         strict: raise rather than take a path slower than the fastest there is.
         backend: `auto`, or the name of a path that must be taken.
         torch_compatible: arguments and results of `forward` as `torch.nn` has them.
@@ -78,6 +80,7 @@ class LayerOptions:
     residual: bool = False
     learn_initial_state: bool = False
     init: str | Mapping[str, Any] = "torch"
+    recompute: bool = False
     strict: bool = False
     backend: str = "auto"
     torch_compatible: bool = False
@@ -126,7 +129,7 @@ def read_options(
         for option in fields(LayerOptions)
         if _OF_SOME_CELLS.get(option.name, "norm") in spec.options
         and (option.name != "zoneout_c" or "c" in spec.leaves)
-        and not (spec.is_linear and option.name in _OF_RECURRENT_WEIGHTS)
+        and not (spec.is_linear and option.name in _OF_RECURRENT_PRODUCTS)
         and (among is None or option.name in among)
         and (option.name not in _CURES or given.get("torch_compatible"))
     ]
@@ -138,6 +141,11 @@ def read_options(
     check_choice(where, "nonlinearity", options.nonlinearity, ("tanh", "relu"))
     check_choice(where, "candidate", options.candidate, ("positive", "linear"))
     check_choice(where, "backend", options.backend, BACKENDS)
+    if options.recompute and options.backend in ("torch", "reference"):
+        raise InputError(
+            f"{where}: backend={options.backend!r} keeps everything that backward needs; for recompute=True "
+            "use 'auto', 'native' or 'torch steps'"
+        )
     if not 0 <= options.proj_size < hidden_size:
         raise InputError(
             f"{where}: proj_size={options.proj_size}, expected at least 0 and below hidden_size={hidden_size}"

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from ostinato.errors import InputError, SizeError
 from ostinato.kernels import ops
-from ostinato.kernels.ops import Path, Request, Result, Stretch
+from ostinato.kernels.ops import Path, Request, Result
 from ostinato.kernels.reference import Leaves, Noise
+from ostinato.kernels.stretch import Stretch
 from ostinato.layers import arguments
 from ostinato.layers.cells import Cell, GatedCell
 from ostinato.layers.dropout import Kind, check_probability

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ostinato.errors import InputError, SizeError
-from ostinato.kernels.ops import Path, Request, Result, Stretch
+from ostinato.kernels.ops import Path, Request, Result
 from ostinato.kernels.reference import Leaves
+from ostinato.kernels.stretch import Stretch
 from ostinato.layers import arguments
 from ostinato.layers.cells import named_tensor
 from ostinato.layers.dropout import CLOCK_LEAVES, Clock, Kind, MaskKey, drop
