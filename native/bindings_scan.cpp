@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "memory.h"
 #include "scan.h"
 
 namespace nb = nanobind;
@@ -43,6 +44,13 @@ template <typename real>
 Rows<real> rows(const Numbers& numbers, const char* what) {
   if (numbers.size() != 2) throw nb::value_error((std::string(what) + ": expected (address, row stride)").c_str());
   return {pointer<real*>(numbers[0]), numbers[1]};
+}
+
+// For outputs of (B, T, H) with steps that follow each other.
+template <typename real>
+void expect_writes(const Series<real>& out, int64_t B, int64_t T) {
+  const int64_t kSmall = int64_t{1} << 20, bytes = B * T * out.step_stride * static_cast<int64_t>(sizeof(real));
+  if (out.data && bytes > kSmall && out.row_stride == T * out.step_stride) prefer_huge_pages(out.data, bytes);
 }
 
 // What both passes take, as Python names it.
@@ -90,6 +98,7 @@ void forward(const Call& call, const Numbers& y, const Numbers& state) {
   const Scan<real> scan = scan_of<real>(call);
   const ScanOutputs<real> out{series<real>(y, "y"), rows<real>(state, "state")};
   nb::gil_scoped_release release;
+  expect_writes(out.y, call.B, call.T);
   scan_forward(call.gates, call.B, scan, out, call.n_threads);
 }
 
@@ -107,6 +116,9 @@ void backward(const Call& call, const Numbers& y, const Numbers& d_y, const Numb
   if (d_rate.size() != 3) throw nb::value_error("d_rate: expected (address of rows, row stride, address of sum)");
   out.d_rate = {pointer<real*>(d_rate[0]), d_rate[1]};
   nb::gil_scoped_release release;
+  // Of a cell the gates lie in one array, which begins with the first.
+  const int n_arrays = call.gates == Gates::linear ? 2 : 1;
+  for (int k = 0; k < n_arrays; ++k) expect_writes(out.d_inputs[k], call.B, call.T);
   scan_backward(call.gates, call.B, scan, out, pointer<real*>(d_rate[2]), call.n_threads);
 }
 
