@@ -240,7 +240,8 @@ class TileRun {
       case Operator::amin:
       case Operator::dot:
       case Operator::moments:
-      case Operator::cumsum: along_rows<real>(ins, args, n_rows); return;
+      case Operator::cumsum:
+      case Operator::normalise_gradient: along_rows<real>(ins, args, n_rows); return;
       case Operator::rowsum: rowsum<real>(ins, args, n_rows); return;
       case Operator::bmm: small_products<real>(ins, args, n_rows); return;
       case Operator::outer: outer<real>(ins, args, n_rows); return;

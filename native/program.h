@@ -21,7 +21,7 @@ namespace ostinato {
   DO(add) DO(sub) DO(mul) DO(div) DO(max) DO(min) DO(pow) DO(gt) DO(ge) DO(lt) DO(le) DO(eq) DO(ne)               \
   DO(tanh_gradient) DO(sigmoid_gradient) DO(relu_gradient)                                                        \
   DO(where) DO(mul_add) DO(negative_mul_add) DO(sub_mul)                                                          \
-  DO(sum) DO(amax) DO(amin) DO(dot) DO(moments) DO(cumsum)                                                        \
+  DO(sum) DO(amax) DO(amin) DO(dot) DO(moments) DO(cumsum) DO(normalise_gradient)                                 \
   DO(rowsum) DO(matmul) DO(bmm) DO(outer)
 
 enum class Operator : int64_t {
@@ -47,7 +47,8 @@ struct Operand {
   int64_t stride[3];  // of the instruction's axes, in elements
 };
 
-// Elementwise: size[0..2] axes, operands (to, a, b, c). Along an axis: size[0..1] kept, size[2] reduced.
+// Elementwise: size[0..2] axes, operands (to, a, b, c). Along an axis: size[0..1] kept, size[2] reduced; moments
+// gives (mean, 1 / sqrt(variance + attr)), cumsum and normalise_gradient (gradient, normalised, scale) a whole line.
 // matmul: size (m, K, N, has start), operands (to, a, start, packed weight's number as buffer); strides (m, last).
 // bmm: size (m, n, k, p), strides (m, row, column). rowsum: as elementwise, `to` without rows.
 // outer: size (m, K, N), operands (sum (N, K padded), left (m, K), gradient (m, N)).

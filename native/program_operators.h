@@ -136,7 +136,7 @@ struct Apply_pow {
 
 // n elements in vectors; operand k of stride 0 is the same for all of them.
 template <typename real, typename Apply>
-OSTINATO_INLINE void map_line(real* to, real* const* from, const bool* is_fixed, int64_t n) {
+__attribute__((noinline)) void map_line(real* to, real* const* from, const bool* is_fixed, int64_t n) {
   constexpr int W = kLanes<real>;
   Vector<real> v[3] = {};
   for (int k = 0; k < Apply::n; ++k)
@@ -156,7 +156,7 @@ OSTINATO_INLINE void map_line(real* to, real* const* from, const bool* is_fixed,
 
 // The same for any strides; stride[0] is that of `to`.
 template <typename real, typename Apply>
-void map_strided(real* to, real* const* from, const int64_t* stride, int64_t n) {
+__attribute__((noinline)) void map_strided(real* to, real* const* from, const int64_t* stride, int64_t n) {
   constexpr int W = kLanes<real>;
   for (int64_t i = 0; i < n; i += W) {
     const int64_t m = n - i < W ? n - i : W;
@@ -232,6 +232,28 @@ OSTINATO_INLINE Vector<real> take(const real* from, int64_t stride, int64_t i, i
   return v;
 }
 
+// to = scale (d - mean(d) - y mean(d y)): the gradient before y = (x - mean) scale, from that of y.
+template <typename real>
+void normalise_gradient(const Instruction& ins, real* const* at) {
+  const int64_t n = ins.size[2];
+  const int64_t stride[4] = {ins.operand[0].stride[2], ins.operand[1].stride[2], ins.operand[2].stride[2], 0};
+  const real *d = at[1], *y = at[2], scale = *at[3];
+  const real mean = sum_over<real>(n, [&](int64_t i, int64_t m) { return take(d, stride[1], i, m); }) / real(n);
+  const real slope = sum_over<real>(n, [&](int64_t i, int64_t m) {
+    return take(d, stride[1], i, m) * take(y, stride[2], i, m);
+  }) / real(n);
+  constexpr int W = kLanes<real>;
+  for (int64_t i = 0; i < n; i += W) {
+    const int64_t m = n - i < W ? n - i : W;
+    const Vector<real> centred = take(d, stride[1], i, m) - mean;
+    const Vector<real> result = scale * fma(-take(y, stride[2], i, m), broadcast(slope), centred);
+    if (stride[0] == 1)
+      store_part(at[0] + i, result, m);
+    else
+      for (int64_t lane = 0; lane < m; ++lane) at[0][(i + lane) * stride[0]] = result[lane];
+  }
+}
+
 template <typename real>
 void along_line(const Instruction& ins, real* const* at) {
   const int64_t n = ins.size[2];
@@ -273,6 +295,7 @@ void along_line(const Instruction& ins, real* const* at) {
       for (int64_t i = 0; i < n; ++i) at[0][i * ins.operand[0].stride[2]] = total += a[i * a_stride];
       return;
     }
+    case Operator::normalise_gradient: return normalise_gradient<real>(ins, at);
     default:
       return;
   }

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import math
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -106,11 +110,11 @@ def pointwise(c, x, s):
     parts = [
         torch.exp(-a.abs()), (a * a + 1).sqrt(), (a.square() + 2).rsqrt(), 1 / (2 + a.cos()), a.sin(),
         torch.log(a.square() + 0.5), torch.log1p(a.square()), torch.expm1(0.1 * a), F.silu(a), F.gelu(a),
-        F.gelu(a, approximate="tanh"), F.softplus(a, 2.0), F.elu(a), F.leaky_relu(a, 0.1), F.hardtanh(a), F.mish(a),
+        F.gelu(a, approximate="tanh"), F.softplus(a, 2.0), F.elu(a), F.leaky_relu(a, 0.1), F.hardtanh(a),
         F.logsigmoid(a), torch.where(a > 0.3, a, a * 0.2), torch.maximum(a, s.h),
-        torch.minimum(a, 0.3 * s.h), a.clamp(-0.5, 0.8), (a.abs() + 0.1) ** 1.7, a**3, 2.0 - a, a / 3, torch.sign(a) * a,
-        a.masked_fill(a < 0, 0.25), torch.addcmul(a, a, s.h, value=0.3), a.floor() + a, torch.reciprocal(a.square() + 1),
-        2 ** (0.3 * a), a.erf(),
+        torch.minimum(a, 0.3 * s.h), a.clamp(-0.5, 0.8), (a.abs() + 0.1) ** 1.7, a**3, 2.0 - a, a / 3,
+        torch.sign(a) * a, a.masked_fill(a < 0, 0.25), torch.addcmul(a, a, s.h, value=0.3), a.floor() + a,
+        torch.reciprocal(a.square() + 1), 2 ** (0.3 * a), a.erf(), F.mish(a),
     ]  # fmt: skip
     h = torch.tanh(sum(0.03 * part for part in parts))
     return h, {"h": h}
@@ -178,7 +182,8 @@ CELLS = {
     ),
     "ordered": lambda: OwnCell(ordered, {"w": (3 * H, D + H), "b": (3 * H,)}, TWO),
     "liquid": lambda: OwnCell(
-        liquid, {"w": (H, D + H), "b": (H,), "rate": (H,), "v": (D, H)}, {"h": (H,), "age": (1,)}, takes_dt=True
+        liquid, {"w": (H, D + H), "b": (H,), "rate": (H,), "v": (D, H)}, {"h": (H,), "age": (1,)},
+        takes_dt=True,
     ),
     "pointwise": lambda: OwnCell(pointwise, {"w": (H, D), "u": (H,)}, STATE),
     "reductions": lambda: OwnCell(reductions, {"w": (8, D), "shift": (2, 1)}, {"h": (2, 4)}, y=8),
@@ -212,7 +217,7 @@ def worst(found, expected):
     errors = [0.0]
     for one, other in zip(found, expected, strict=True):
         if one is None or other is None:
-            assert (one is None or not one.any()) and (other is None or not other.any())
+            assert not any(value.any() for value in (one, other) if value is not None)
             continue
         assert one.shape == other.shape
         errors.append(((one - other).abs().max() / other.abs().max().clamp(min=1e-3)).item())
@@ -231,8 +236,7 @@ def through_steps(monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize(("dtype", "bidirectional"), [(torch.float32, False), (torch.float64, True)])
 @pytest.mark.parametrize("name", CELLS)
 def test_any_cell_equals_its_own_steps(name, bidirectional, dtype, tolerance, through_steps):
     cells = [CELLS[name]() for _ in range(1 + bidirectional)]
@@ -255,3 +259,176 @@ def test_any_cell_equals_its_own_steps(name, bidirectional, dtype, tolerance, th
                 torch.equal(layer(x, state, **call).y, found[0][0])
                 or worst([layer(x, state, **call).y], found[0][:1]) <= 3 * tolerance[dtype]
             )
+
+
+class Refused(OwnCell):
+    def __init__(self, function, **modules):
+        super().__init__(function, {"w": (H, D)}, STATE, **modules)
+
+
+OUTSIDE = torch.ones(H)
+
+
+def counted(c, x, s):
+    c.count = getattr(c, "count", 0) + 1
+    return F.linear(x, c.w), {"h": s.h}
+
+
+REFUSED = {
+    "random": (lambda c, x, s: (F.dropout(F.linear(x, c.w), 0.5), {"h": s.h}), "is random"),
+    "course": (
+        lambda c, x, s: (F.linear(x, c.w) if s.h.sum() > 0 else s.h, {"h": s.h}),
+        "depends on the data",
+    ),
+    "outside": (lambda c, x, s: (s.h * OUTSIDE, {"h": s.h}), "neither a parameter nor a buffer"),
+    "rows": (lambda c, x, s: (s.h - s.h.mean(0), {"h": s.h}), "along the batch axis"),
+    "batch": (lambda c, x, s: (s.h / len(x), {"h": s.h}), "another y than the step itself"),
+    "unknown": (lambda c, x, s: (s.h.sort(1)[0], {"h": s.h}), "no operator 'sort'"),
+    "in place": (lambda c, x, s: (s.h.add_(1), {"h": s.h}), "add_ changes an input"),
+    "view in place": (lambda c, x, s: ((y := s.h * 2)[:, 0].mul_(2), (y, {"h": s.h}))[1], "a view in place"),
+    "attribute": (counted, "changes attributes"),
+    "failing": (lambda c, x, s: 1 / 0, "tracing the step failed .ZeroDivisionError"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_run_natively_runs_as_steps_and_says_why(name):
+    function, reason = REFUSED[name]
+    path = ot.Recurrent(Refused(function)).explain(torch.zeros(1, 1, D))
+    assert (path.path, path.is_fallback) == ("torch steps", True)
+    assert re.search(reason, path.reason), path.reason
+
+
+def test_a_hook_keeps_a_cell_on_its_steps():
+    cell = CELLS["norm lstm"]()
+    layer = ot.Recurrent(cell)
+    assert layer.explain(torch.zeros(1, 1, D)).path == "native program"
+    handle = cell.norm_x.register_forward_hook(lambda *_: None)
+    assert "LayerNorm of the cell has hooks" in layer.explain(torch.zeros(1, 1, D)).reason
+    handle.remove()
+    assert layer.explain(torch.zeros(1, 1, D)).path == "native program"
+
+
+class Switched(ot.Cell):
+    """Reads attributes of every kind."""
+
+    def __init__(self):
+        super().__init__()
+        self.input_size = self.output_size = H
+        self.state_shapes = {"h": (H,)}
+        self.gain, self.sizes, self.mode = 1.0, [2, {"shift": 0.5}], "tanh"
+        self.offset = torch.full((H,), 0.25)
+        self.register_buffer("scale", torch.ones(H))
+        self.weight = nn.Parameter(torch.ones(H))
+
+    def step(self, x_t, state):
+        y = getattr(torch, self.mode)(self.gain * x_t * self.weight * self.scale) + self.sizes[1]["shift"]
+        return y * (2.0 if self.training else 1.0) + self.offset, ot.State(h=state.h)
+
+
+def test_a_change_of_the_cell_is_seen():
+    layer, x = ot.Recurrent(Switched()), torch.randn(2, 3, H)
+    cell = layer.cells[0][0]
+    changes = [
+        lambda: None,
+        lambda: setattr(cell, "gain", 3.0),
+        lambda: cell.sizes[1].update(shift=-1.0),
+        lambda: cell.sizes.__setitem__(0, 7),
+        lambda: setattr(cell, "mode", "sigmoid"),
+        layer.eval,
+        lambda: setattr(cell, "offset", torch.full((H,), 9.0)),
+        lambda: cell.offset.mul_(2),
+        lambda: cell.scale.fill_(0.5),
+        lambda: cell.weight.data.mul_(0.1),
+        lambda: setattr(cell, "weight", nn.Parameter(torch.full((H,), 2.0))),
+        lambda: cell.weight.requires_grad_(False),
+        lambda: setattr(cell, "gain", 1.0),
+    ]
+    with torch.no_grad():
+        for change in changes:
+            change()
+            out = layer(x)
+            assert layer.path == "native program"
+            expected = torch.stack(
+                [cell.step(x[:, t], out.state.map(lambda v: v[:, 0, 0]))[0] for t in range(3)], 1
+            )
+            assert torch.allclose(out.y, expected, atol=1e-6)
+    other = copy.deepcopy(layer)
+    other.cells[0][0].gain = 5.0
+    assert not torch.allclose(other(x).y, layer(x).y)
+    assert torch.equal(layer.double()(x.double()).y.float().round(decimals=3), out.y.round(decimals=3))
+
+
+def test_tracing_draws_nothing_and_does_not_depend_on_time():
+    before = torch.get_rng_state()
+    layer = ot.Recurrent(CELLS["gru"]())
+    torch.set_rng_state(before)
+    layer(torch.zeros(2, 3, D))
+    assert torch.equal(torch.get_rng_state(), before)
+    known = program._cells[layer.cells[0][0]]
+    for T in (1, 50):
+        layer(torch.zeros(4, T, D)).y.sum().backward()
+    assert len(known.variants) == 1
+
+
+@pytest.mark.parametrize("name", ["norm lstm", "matrix memory", "minimal gated"])
+def test_bits_depend_on_neither_threads_nor_batch_nor_chunks(name):
+    layer, x = ot.Recurrent(CELLS[name]()), torch.randn(70, 25, D)
+    found = []
+    for n_threads in (1, 2):
+        torch.set_num_threads(n_threads)
+        y = layer(x).y
+        found.append([y, *torch.autograd.grad(y.square().sum(), list(layer.parameters()))])
+    torch.set_num_threads(1)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    with torch.no_grad():
+        first = layer(x[3:5, :11])
+        parts = [first.y, layer(x[3:5, 11:], first.state).y]
+    assert torch.equal(torch.cat(parts, 1), found[0][0][3:5])
+
+
+def test_second_derivatives_go_through_the_steps():
+    layer = ot.Recurrent(CELLS["liquid"]()).double()
+    mask = torch.tensor([[True, True, False, True], [True, False, True, True]])
+    resets = torch.tensor([[False, False, True, False], [False, True, False, False]])
+    dt = torch.rand(2, 4, dtype=torch.float64)
+
+    def function(x, *values):
+        parameters = dict(zip(dict(layer.named_parameters()), values, strict=True))
+        call = {"mask": mask, "resets": resets, "dt": dt}
+        return torch.func.functional_call(layer, parameters, (x,), call).y
+
+    values = (torch.randn(2, 4, D, dtype=torch.float64), *(p.detach() for p in layer.parameters()))
+    values = tuple(value.clone().requires_grad_() for value in values)
+    assert torch.autograd.gradcheck(function, values, fast_mode=True)
+    assert torch.autograd.gradgradcheck(function, values, fast_mode=True)
+    assert layer.path == "native program"
+
+
+def test_functorch_takes_the_steps():
+    layer = ot.Recurrent(CELLS["gru"]())
+    x = torch.randn(3, 4, D)
+    per_row = torch.func.vmap(lambda row: layer(row.unsqueeze(0)).y.sum())(x)
+    assert layer.path == "torch steps"
+    assert torch.allclose(per_row.sum(), layer(x).y.sum(), atol=1e-5)
+
+
+def test_frozen_parameters_and_inputs_get_no_gradient():
+    layer = ot.Recurrent(CELLS["gru"]())
+    layer.cells[0][0].v.requires_grad_(False)
+    layer(torch.randn(2, 3, D)).y.sum().backward()
+    assert layer.cells[0][0].v.grad is None
+    assert math.isfinite(layer.cells[0][0].w.grad.sum().item())
+    for parameter in layer.parameters():
+        parameter.requires_grad_(False)
+    x = torch.randn(2, 3, D, requires_grad=True)
+    layer(x).y.sum().backward()
+    assert x.grad.abs().sum() > 0
+
+
+def test_sizes_of_nothing():
+    layer = ot.Recurrent(CELLS["gru"]())
+    for shape in ((0, 3, D), (2, 0, D), (0, 0, D)):
+        out = layer(torch.zeros(shape))
+        assert out.y.shape == (*shape[:2], H)
+        assert out.state.h.shape == (shape[0], 1, 1, H)

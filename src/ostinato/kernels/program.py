@@ -1,8 +1,8 @@
 """The path `native program`: the step of a cell that somebody wrote, traced once and run over time natively.
 
 A cell's step is traced when it is first needed, and again whenever something changed that it may depend on
-(`program_watch` says what). What the trace gave is checked against the step itself, values and gradients, before it is
-used; whatever cannot be traced, run or confirmed takes the path `torch steps`, with a reason.
+(`program_watch` says what). What the trace gave is checked against the step itself, values and gradients,
+before it is used; whatever cannot be traced, run or confirmed takes the path `torch steps`, with a reason.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ Step = Callable[[Tensor, Leaves, Tensor | None], tuple[Tensor, Leaves]]
 
 _DTYPES = (torch.float32, torch.float64)
 _MOST_VARIANTS = 8
-# The batch of a trace: the first of these that no size of the cell is a multiple of tells its axis from the others.
+# The batch of a trace: the first of these that no size of the cell is a multiple of tells its axis from the
+# others.
 _PRIMES = (31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113)
 
 
@@ -199,7 +200,7 @@ def _make(cell: nn.Module, sizes: CellSizes, step: Step, dtype: torch.dtype) -> 
         return _Variant(Compiled.of(trace, dtype), None)
     except Unsupported as error:
         return _Variant(None, str(error))
-    except Exception as error:  # noqa: BLE001 - the step is anybody's code; the slower path will show its error
+    except Exception as error:  # noqa: BLE001 - the step is anybody's code; the slower path will show it
         return _Variant(None, f"tracing the step failed ({type(error).__name__}: {error})")
 
 

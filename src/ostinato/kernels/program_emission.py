@@ -13,9 +13,12 @@ if TYPE_CHECKING:
     from ostinato.kernels.program_layout import Layout
 
 N_OPERANDS = 4
-# Operator, number of inputs, whether rows run together, four sizes, an attribute, and five numbers an operand.
+# Operator, number of inputs, whether rows run together, four sizes, an attribute, and five numbers an
+# operand.
 N_FIELDS = 8 + 5 * N_OPERANDS
-_ALONG_AXIS = ("sum", "amax", "amin", "dot", "moments", "cumsum")
+_ALONG_AXIS = ("sum", "amax", "amin", "dot", "moments", "cumsum", "normalise_gradient")
+
+_WHOLE_LINES = ("moments", "cumsum", "normalise_gradient")
 
 Operand = tuple[int, int, int, int, int]  # buffer, offset, strides
 _NONE: Operand = (-1, 0, 0, 0, 0)
@@ -125,7 +128,7 @@ class Emitter:
         out = whole(node)
         out_strides = out.strides[: len(kept)]
         sizes, strides = fitted(kept, [out_strides, *(view.strides[:-1] for view in node.inputs)], 2)
-        inner = [1 if node.op in ("moments", "cumsum") else 0, *(view.strides[-1] for view in node.inputs)]
+        inner = [1 if node.op in _WHOLE_LINES else 0, *(view.strides[-1] for view in node.inputs)]
         operands = [
             self._operand(view, [*own, last])
             for view, own, last in zip([out, *node.inputs], strides, inner, strict=True)
@@ -219,7 +222,7 @@ class Emitter:
             self._operand(left, [strides[0][0], 1, 0]),
             self._operand(gradient, [strides[1][0], 1, 0]),
         ]
-        self._row("outer", [sizes[0], K, N], operands)  # type: ignore[arg-type]
+        self._row("outer", [sizes[0], K, N], operands)
         self.sums.append((self._layout.buffers[buffer].place, sink.attr, True, (N, padded)))
 
 

@@ -1,4 +1,5 @@
-"""Rewriting a step's graph into fewer passes: sums started inside products, multiply-adds, dead detours removed."""
+"""Rewriting a step's graph into fewer passes: sums started inside products, multiply-adds, dead detours
+removed."""
 
 from __future__ import annotations
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from ostinato.kernels.program_graph import Graph, Node, Shape, Unsupported, View, contiguous
 
-# From the graph, a node and the gradient of its value: the gradients of its operands, None where there is none.
+# From the graph, a node and the gradient of its value: the gradients of its operands, None where there is
+# none.
 Rule = Callable[[Graph, Node, View], Sequence[View | None]]
 
 
@@ -169,13 +170,8 @@ def _power(g: Graph, node: Node, d: View) -> list[View | None]:
 
 
 def _normalise(g: Graph, node: Node, d: View) -> list[View | None]:
-    x, _, scale = node.inputs
-    y, d = whole(node), g.compact(d)
-    n = x.shape[-1]
-    mean = g.map("mul", g.reduce("sum", d), 1 / n)
-    slope = g.map("mul", g.reduce("dot", d, y), 1 / n)
-    centred = g.map("sub", d, _expanded(mean, x))
-    return [g.map("mul", g.map("sub", centred, g.map("mul", y, _expanded(slope, x))), scale)]
+    scale = node.inputs[2]
+    return [g.node("normalise_gradient", (g.compact(d), whole(node), scale), node.shape)]
 
 
 def _matmul(g: Graph, node: Node, d: View) -> list[View | None]:

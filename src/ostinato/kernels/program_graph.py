@@ -1,8 +1,8 @@
 """A step as a graph of row-local operators: what the native interpreter can run, and how values are viewed.
 
-Every value has one row for each sequence; its shape here leaves the row out. A `Node` computes a contiguous value; a
-`View` is a strided window on one, so that slices, transpositions and broadcasts cost nothing. Constants (parameters
-and what is computed from them alone) and scalars are nodes without rows.
+Every value has one row for each sequence; its shape here leaves the row out. A `Node` computes a contiguous
+value; a `View` is a strided window on one, so that slices, transpositions and broadcasts cost nothing.
+Constants (parameters and what is computed from them alone) and scalars are nodes without rows.
 """
 
 from __future__ import annotations
@@ -274,7 +274,7 @@ class Graph:
         return self.node("copy", (view,), view.shape)
 
     def assemble(self, shape: Shape, pieces: Sequence[tuple[int, Shape, View]]) -> View:
-        """Values written into windows (offset, strides) of a new one: zeros elsewhere, sums where they overlap."""
+        """Values in windows (offset, strides) of a new one: zeros elsewhere, sums where they overlap."""
         windows = tuple((offset, strides) for offset, strides, _ in pieces)
         return self.node("assemble", (view for _, _, view in pieces), shape, windows)
 

@@ -1,9 +1,10 @@
 """From a step's graph to the flat program that the native interpreter runs: phases, segments, buffers.
 
-Over a chunk of steps a tile of rows goes through three phases. `before` holds what does not depend on the recurrent
-values: it sees all (row, step) pairs of the chunk at once. `during` is what one step hands to the next: step by
-step. `after` is the rest, again for all pairs at once. Inside a phase, row-local operators between two products
-form a segment, which runs on strips of a few rows, so that its temporaries stay in the first cache.
+Over a chunk of steps a tile of rows goes through three phases. `before` holds what does not depend on the
+recurrent values: it sees all (row, step) pairs of the chunk at once. `during` is what one step hands to the
+next: step by step. `after` is the rest, again for all pairs at once. Inside a phase, row-local operators
+between two products form a segment, which runs on strips of a few rows, so that its temporaries stay in the
+first cache.
 
 native/program.h says what the numbers mean to the interpreter.
 """
@@ -39,7 +40,7 @@ class Scope(IntEnum):
 
 
 class Buffer(NamedTuple):
-    """`place` is an offset among the buffers of its scope, or the number of the constant, leaf or saved value."""
+    """`place`: an offset among the scope's buffers, or the number of the constant, leaf or saved value."""
 
     scope: Scope
     stride: int
@@ -61,7 +62,8 @@ class Layout:
         leaves: name -> the recurrent value after the step; its value before is the input `prefix + name`.
         sinks: nodes that add up over rows and steps.
         prefix: of the recurrent inputs' names.
-        saved: name -> node of the graph whose values the caller keeps (or, as inputs of that name, gives back).
+        saved: name -> node of the graph whose values the caller keeps (or, as inputs of that name, gives
+            back).
         operators: the interpreter's operators by name.
 
     Attributes:
@@ -210,18 +212,7 @@ class Layout:
         for node in self._nodes:
             if node.op == "assemble":
                 self._merge_pieces(node, fixed)
-        users: dict[Node, set[int]] = {}
-        phases: dict[Node, set[int]] = {}
-        for i, (phase, _, nodes) in enumerate(self.plan):
-            for node in [*nodes, *self._sums_after.get(i, [])]:
-                touched = [v.node for v in node.inputs if v.node.has_rows]
-                for one in [*touched, *([node] if node.op != "rowsum" else [])]:
-                    users.setdefault(self._home[one], set()).add(i)
-                    phases.setdefault(self._home[one], set()).add(phase)
-        for sink in self._sinks:
-            if sink.op == "outer":
-                for view in sink.inputs:
-                    phases.setdefault(self._home[view.node], set()).add(OUTER)
+        users, phases = self._uses()
         self.buffers: list[Buffer] = []
         self._buffer_of: dict[Node, int] = {}
         self._tops = dict.fromkeys((Scope.BLOCK, Scope.CHUNK, Scope.SUM), 0)
@@ -244,6 +235,22 @@ class Layout:
                 self._strips.append(node)
         self._place_strips()
         self._collect_series()
+
+    def _uses(self) -> tuple[dict[Node, set[int]], dict[Node, set[int]]]:
+        """Of each buffer's node: the segments and the phases that write or read it."""
+        users: dict[Node, set[int]] = {}
+        phases: dict[Node, set[int]] = {}
+        for i, (phase, _, nodes) in enumerate(self.plan):
+            for node in [*nodes, *self._sums_after.get(i, [])]:
+                touched = [v.node for v in node.inputs if v.node.has_rows]
+                for one in [*touched, *([node] if node.op != "rowsum" else [])]:
+                    users.setdefault(self._home[one], set()).add(i)
+                    phases.setdefault(self._home[one], set()).add(phase)
+        for sink in self._sinks:
+            if sink.op == "outer":
+                for view in sink.inputs:
+                    phases.setdefault(self._home[view.node], set()).add(OUTER)
+        return users, phases
 
     def _merge_pieces(self, node: Node, fixed: set[Node]) -> None:
         """Pieces of an assemblage that can be computed right in their places."""

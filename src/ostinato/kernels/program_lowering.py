@@ -15,6 +15,8 @@ HANDLERS: dict[str, Handler] = {}
 
 
 def handles(*names: str) -> Callable[[Handler], Handler]:
+    """Marks a function as what lowers torch's operators of these names."""
+
     def add(handler: Handler) -> Handler:
         for name in names:
             HANDLERS[name] = handler
@@ -135,19 +137,19 @@ class Lowering:
             else [results]
         )
         for number, view in zip(call.outputs, results, strict=False):
-            if number is None or view is None:
-                continue
-            is_exact = view.node.op == "scalar"  # a number is the same in any dtype
-            if self.trace.dtypes[number] not in (self.dtype, torch.bool) and not is_exact:
-                raise Unsupported(
-                    f"{call.name} gives {self.trace.dtypes[number]}, and the cell is {self.dtype}"
-                )
-            if not call.has_gradient:
-                view = self.stopped(view)
-            expected = self.canonical(self.trace.shapes[number])
-            if view.shape != expected:
-                view = self.graph.reshape(view, expected)
-            self._views[number] = view
+            if number is not None and view is not None:
+                self._views[number] = self._stored(call, number, view)
+
+    def _stored(self, call: Call, number: int, view: View) -> View:
+        """A result as its tensor has it in the trace."""
+        dtype = self.trace.dtypes[number]
+        is_exact = view.node.op == "scalar"  # a number is the same in any dtype
+        if dtype not in (self.dtype, torch.bool) and not is_exact:
+            raise Unsupported(f"{call.name} gives {dtype}, and the cell is {self.dtype}")
+        if not call.has_gradient:
+            view = self.stopped(view)
+        expected = self.canonical(self.trace.shapes[number])
+        return view if view.shape == expected else self.graph.reshape(view, expected)
 
     def _add_const_views(self, call: Call) -> bool:
         """Whether the call only looks at a constant in another way, which a view can do."""

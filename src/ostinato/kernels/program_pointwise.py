@@ -10,7 +10,26 @@ from ostinato.kernels.program_graph import Graph, Unsupported, View
 from ostinato.kernels.program_lowering import Lowering, argument, handles, whole
 from ostinato.kernels.program_trace import Call
 
-_UNARY = ["neg", "reciprocal", "sqrt", "rsqrt", "exp", "expm1", "log", "log1p", "abs", "sign", "sin", "cos", "sigmoid", "tanh", "relu", "square", "erf", "floor"]
+_UNARY = [
+    "neg",
+    "reciprocal",
+    "sqrt",
+    "rsqrt",
+    "exp",
+    "expm1",
+    "log",
+    "log1p",
+    "abs",
+    "sign",
+    "sin",
+    "cos",
+    "sigmoid",
+    "tanh",
+    "relu",
+    "square",
+    "erf",
+    "floor",
+]
 
 
 @handles(*_UNARY)
@@ -55,17 +74,12 @@ def _add(low: Lowering, call: Call) -> View:
     a, b = _operands(low, call)
     if call.name == "rsub":
         a, b = b, a
-    alpha = call.kwargs.get("alpha", call.args[2] if len(call.args) > 2 else 1)
-    if call.name == "rsub":
-        a = low.graph.map("mul", a, alpha) if alpha != 1 else a
-        # rsub(x, y, alpha) = y - alpha·x: the swapped operands are (y, x).
-        raise_if = alpha != 1
-        if raise_if:
-            raise Unsupported("rsub with alpha")
-        return low.graph.map("sub", a, b)
+    alpha = argument(call, 2, "alpha", 1)
     if alpha != 1:
+        if call.name == "rsub":
+            raise Unsupported("rsub with alpha")
         b = low.graph.map("mul", b, alpha)
-    return low.graph.map(call.name, a, b)
+    return low.graph.map("add" if call.name == "add" else "sub", a, b)
 
 
 @handles("div")
@@ -143,44 +157,54 @@ def _lerp(low: Lowering, call: Call) -> View:
     return low.graph.map("add", a, low.graph.map("mul", weight, low.graph.map("sub", b, a)))
 
 
-@handles(
-    "silu", "mish", "hardsigmoid", "hardswish", "softplus", "leaky_relu", "elu", "gelu", "log_sigmoid_forward"
-)
-def _activation(low: Lowering, call: Call) -> View:
-    g, x = low.graph, low.view(call.args[0], low.out_shape(call))
-    if call.name == "silu":
-        return g.map("mul", x, g.map("sigmoid", x))
-    if call.name == "mish":
-        return g.map("mul", x, g.map("tanh", g.map("softplus", x)))
-    if call.name == "log_sigmoid_forward":
-        return g.map("neg", g.map("softplus", g.map("neg", x)))
-    if call.name in ("hardsigmoid", "hardswish"):
-        inner = g.map("mul", g.map("min", g.map("max", g.map("add", x, 3.0), 0.0), 6.0), 1 / 6)
-        return inner if call.name == "hardsigmoid" else g.map("mul", x, inner)
-    if call.name == "softplus":
-        beta, threshold = argument(call, 1, "beta", 1), argument(call, 2, "threshold", 20)
-        scaled = g.map("mul", x, beta)
-        soft = g.map("mul", g.map("softplus", scaled), 1 / beta)
-        return g.map("where", g.map("gt", scaled, threshold), x, soft)
-    if call.name == "leaky_relu":
-        slope = argument(call, 1, "negative_slope", 0.01)
-        return g.map("where", g.map("gt", x, 0.0), x, g.map("mul", x, slope))
-    if call.name == "elu":
-        alpha, scale, inner_scale = (
-            argument(call, i, name, 1) for i, name in ((1, "alpha"), (2, "scale"), (3, "input_scale"))
-        )
-        low_part = g.map("mul", g.map("expm1", g.map("mul", x, inner_scale)), alpha * scale)
-        return g.map("where", g.map("gt", x, 0.0), g.map("mul", x, scale), low_part)
-    if call.kwargs.get("approximate", "none") == "tanh":
+def _softplus(g: Graph, x: View, call: Call) -> View:
+    beta, threshold = argument(call, 1, "beta", 1), argument(call, 2, "threshold", 20)
+    scaled = g.map("mul", x, beta)
+    soft = g.map("mul", g.map("softplus", scaled), 1 / beta)
+    return g.map("where", g.map("gt", scaled, threshold), x, soft)
+
+
+def _leaky_relu(g: Graph, x: View, call: Call) -> View:
+    slope = argument(call, 1, "negative_slope", 0.01)
+    return g.map("where", g.map("gt", x, 0.0), x, g.map("mul", x, slope))
+
+
+def _elu(g: Graph, x: View, call: Call) -> View:
+    names = ("alpha", "scale", "input_scale")
+    alpha, scale, inner = (argument(call, i, name, 1) for i, name in enumerate(names, 1))
+    below = g.map("mul", g.map("expm1", g.map("mul", x, inner)), alpha * scale)
+    return g.map("where", g.map("gt", x, 0.0), g.map("mul", x, scale), below)
+
+
+def _gelu(g: Graph, x: View, call: Call) -> View:
+    if argument(call, 1, "approximate", "none") == "tanh":
         cubic = g.map("mul", g.map("add", g.map("mul", g.map("square", x), 0.044715), 1.0), x)
-        return g.map(
-            "mul",
-            g.map("mul", x, 0.5),
-            g.map("add", g.map("tanh", g.map("mul", cubic, math.sqrt(2 / math.pi))), 1.0),
-        )
-    return g.map(
-        "mul", g.map("mul", x, 0.5), g.map("add", g.map("erf", g.map("mul", x, math.sqrt(0.5))), 1.0)
-    )
+        part = g.map("tanh", g.map("mul", cubic, math.sqrt(2 / math.pi)))
+    else:
+        part = g.map("erf", g.map("mul", x, math.sqrt(0.5)))
+    return g.map("mul", g.map("mul", x, 0.5), g.map("add", part, 1.0))
+
+
+def _hardsigmoid(g: Graph, x: View, _: Call) -> View:
+    return g.map("mul", g.map("min", g.map("max", g.map("add", x, 3.0), 0.0), 6.0), 1 / 6)
+
+
+_ACTIVATIONS: dict[str, Callable[[Graph, View, Call], View]] = {
+    "silu": lambda g, x, _: g.map("mul", x, g.map("sigmoid", x)),
+    "mish": lambda g, x, _: g.map("mul", x, g.map("tanh", g.map("softplus", x))),
+    "log_sigmoid_forward": lambda g, x, _: g.map("neg", g.map("softplus", g.map("neg", x))),
+    "hardsigmoid": _hardsigmoid,
+    "hardswish": lambda g, x, call: g.map("mul", x, _hardsigmoid(g, x, call)),
+    "softplus": _softplus,
+    "leaky_relu": _leaky_relu,
+    "elu": _elu,
+    "gelu": _gelu,
+}
+
+
+@handles(*_ACTIVATIONS)
+def _activation(low: Lowering, call: Call) -> View:
+    return _ACTIVATIONS[call.name](low.graph, low.view(call.args[0], low.out_shape(call)), call)
 
 
 @handles("glu")

@@ -72,10 +72,8 @@ def _norm(low: Lowering, call: Call) -> View:
     if order not in (1, 2):
         raise Unsupported(f"a norm of order {order}")
     flat = _last(g, view, axes)
-    if order == 2:
-        result = g.map("sqrt", g.reduce("dot", flat, flat))
-    else:
-        result = g.reduce("sum", g.map("abs", flat))
+    squares = g.reduce("dot", flat, flat) if order == 2 else None
+    result = g.reduce("sum", g.map("abs", flat)) if squares is None else g.map("sqrt", squares)
     return _restored(result, axes) if argument(call, 3, "keepdim", False) else result
 
 

@@ -132,8 +132,8 @@ def _through_steps(
     result: list[Tensor | None] = [None] * len(tensors)
     if pairs:
         found = torch.autograd.grad(
-            [output for output, _ in pairs], [tensors[i] for i in wanted], [gradient for _, gradient in pairs],
-            create_graph=True, allow_unused=True,
+            [output for output, _ in pairs], [tensors[i] for i in wanted], [gradient for _, gradient in
+            pairs], create_graph=True, allow_unused=True,
         )  # fmt: skip
         for i, gradient in zip(wanted, found, strict=True):
             result[i] = gradient
@@ -240,8 +240,8 @@ def _plan(call: Call, needs: Sequence[bool]) -> Backward:
 
 
 def _forward(
-    call: Call, program: Program, series: Sequence[Tensor], leaves: Sequence[Tensor], initial: Sequence[Tensor],
-    constants: Sequence[Tensor], packed: Tensor, plan: Backward | None,
+    call: Call, program: Program, series: Sequence[Tensor], leaves: Sequence[Tensor], initial:
+    Sequence[Tensor], constants: Sequence[Tensor], packed: Tensor, plan: Backward | None,
 ) -> tuple[tuple[Tensor, ...], _Kept | None]:  # fmt: skip
     x = series[0]
     B, T = x.shape[:2]
@@ -332,7 +332,7 @@ def _backward(
         [n for name, _, _ in layout.outputs for n in _strided(outputs[name], call.is_reverse)], numbers,
         [v.data_ptr() for v in saved], sums.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
-    d_series = [outputs[name] if name in outputs else None for name in ("x", "dt")[: len(series)]]
+    d_series = [outputs.get(name) for name in ("x", "dt")[: len(series)]]
     if call.has_dt and d_series[1] is not None:
         d_series[1] = d_series[1].squeeze(2)
     d_fixed = _fixed_gradients(program, sums[0], graph_constants, sources)
@@ -356,9 +356,12 @@ def _fixed_gradients(
         value = constants[number]
         if is_outer:
             part = part[:, : shape[0]]
-            shape, strides = (shape[1], shape[0]), (strides[1], strides[0])
+            # The sum is the transposed weight's: (N, K).
+            window = (shape[1], shape[0]), (strides[1], strides[0])
+        else:
+            window = shape, strides
         is_all = part.numel() == value.numel() and offset == 0
-        if is_all and number not in of_constants and (is_contiguous(shape, strides)):
+        if is_all and number not in of_constants and is_contiguous(*window):
             of_constants[number] = (
                 part.contiguous().view(value.shape) if is_outer else part.clone().view(value.shape)
             )
@@ -366,7 +369,7 @@ def _fixed_gradients(
         whole = of_constants.get(number)
         if whole is None:
             whole = of_constants[number] = torch.zeros(value.shape, dtype=sums.dtype)
-        whole.as_strided(shape, strides, offset).add_(part)
+        whole.as_strided(*window, offset).add_(part)
     found: dict[str, Tensor] = {}
     pairs = [(constants[n], gradient.to(constants[n].dtype)) for n, gradient in of_constants.items()]
     derived = [(value, gradient) for value, gradient in pairs if value.requires_grad]

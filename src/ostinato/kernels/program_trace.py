@@ -111,8 +111,8 @@ class _Recorder(TorchDispatchMode):
         number = self.number(value)
         if number is None:
             raise Unsupported(
-                f"the step uses a tensor {tuple(value.shape)} that is neither a parameter nor a buffer of the "
-                "cell; register it as a buffer"
+                f"the step uses a tensor {tuple(value.shape)} that is neither a parameter nor a buffer of "
+                "the cell; register it as a buffer"
             )
         return Ref(number)
 

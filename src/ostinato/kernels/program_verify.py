@@ -37,8 +37,13 @@ def difference(
 
 
 def _difference(
-    cell: nn.Module, sizes: Any, step: Callable[..., Any], compiled: Compiled, wants_gradients: bool, dtype: torch.dtype,
-) -> str | None:  # fmt: skip
+    cell: nn.Module,
+    sizes: Any,
+    step: Callable[..., Any],
+    compiled: Compiled,
+    wants_gradients: bool,
+    dtype: torch.dtype,
+) -> str | None:
     generator = torch.Generator().manual_seed(2)
 
     def random(*shape: int) -> Tensor:
@@ -60,8 +65,8 @@ def _difference(
         leaf[: _B // 2] = begin[name][: _B // 2].detach().to(dtype)
         state[name] = leaf.requires_grad_(wants_gradients)
     call = Call(
-        compiled.in_dtype(dtype), _never, list(own), None, None, False, False, dt is not None, wants_gradients,
-        ConstantCache(),
+        compiled.in_dtype(dtype), _never, list(own), None, None, False, False, dt is not None,
+        wants_gradients, ConstantCache(),
     )  # fmt: skip
     with torch.set_grad_enabled(wants_gradients):
         found_y, found, _ = run(call, x, dt, state, None, own)
@@ -81,14 +86,14 @@ def _difference(
         sources = {"x": x, **{f"state.{name}": leaf for name, leaf in state.items()}}
         sources |= {name: tensor for name, tensor in own.items() if tensor.requires_grad}
         results = []
-        for side in (1, 2):
-            sums = [(weight * value[side]).sum() for weight, value in zip(weights, values, strict=True)]
+        for results_of in ([one for _, one, _ in values], [other for _, _, other in values]):
+            sums = [(weight * one).sum() for weight, one in zip(weights, results_of, strict=True)]
             total = torch.stack(sums).sum()
             results.append(torch.autograd.grad(total, list(sources.values()), allow_unused=True))
-        for name, one, other in zip(sources, *results, strict=True):
-            zeros = torch.zeros_like(sources[name])
-            if not _agree(zeros if one is None else one, zeros if other is None else other, dtype):
-                return f"the traced step gives another gradient of {name} than the step itself"
+        for source, mine, theirs in zip(sources, *results, strict=True):
+            zeros = torch.zeros_like(sources[source])
+            if not _agree(zeros if mine is None else mine, zeros if theirs is None else theirs, dtype):
+                return f"the traced step gives another gradient of {source} than the step itself"
     return None
 
 

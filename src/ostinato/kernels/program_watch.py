@@ -1,4 +1,5 @@
-"""What the trace of a step depends on beside the values of tensors, and noticing cheaply that it has changed."""
+"""What the trace of a step depends on beside the values of tensors, and noticing cheaply that it has
+changed."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ _PLAIN = (type(None), bool, int, float, complex, str, bytes, enum.Enum, torch.dt
 
 def _owners(module: nn.Module) -> tuple[dict[str, Any], ...]:
     """Where a module's tensors are."""
-    return module._parameters, module._buffers, module.__dict__  # type: ignore[return-value]
+    return module._parameters, module._buffers, module.__dict__
 
 
 def _homes(cell: nn.Module) -> Iterator[tuple[str, dict[str, Any], str, Tensor]]:
@@ -44,10 +45,10 @@ class Swapped:
         self._places = [(owner, name, value, new[id(value)]) for _, owner, name, value in _homes(cell)]
 
     def __enter__(self) -> None:
-        for owner, name, _, new in self._places:
-            owner[name] = new
+        for owner, name, _, tensor in self._places:
+            owner[name] = tensor
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *details: object) -> None:
         for owner, name, old, _ in self._places:
             owner[name] = old
 
@@ -63,9 +64,9 @@ def hooked(cell: nn.Module) -> str | None:
 def fingerprint(cell: nn.Module) -> Any:
     """What a step may depend on beside the values of tensors.
 
-    Of the cell and every module in it: its class, mode and hooks, plain attributes (numbers, strings, and collections
-    of them), the identity of other attributes, and of tensors shape, dtype and whether they want gradients. Global
-    variables, closures and the insides of other objects count as constant.
+    Of the cell and every module in it: its class, mode and hooks, plain attributes (numbers, strings, and
+    collections of them), the identity of other attributes, and of tensors shape, dtype and whether they want
+    gradients. Global variables, closures and the insides of other objects count as constant.
     """
     parts: list[Any] = []
     for module in cell.modules():
@@ -100,7 +101,8 @@ def _is_plain(value: Any) -> bool:
 class Watch:
     """Says in microseconds that a cell's fingerprint is still the same, by looking whether objects still are.
 
-    A cell may be changed back, or hold an equal object: `holds` is then False though the fingerprint is equal.
+    A cell may be changed back, or hold an equal object: `holds` is then False though the fingerprint is
+    equal.
     """
 
     def __init__(self, cell: nn.Module):
