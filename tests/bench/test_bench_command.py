@@ -39,11 +39,8 @@ def test_files_are_written(bench, tmp_path):
     pytest.importorskip("matplotlib")
     result = bench("--out", str(tmp_path / "new"))
     assert result.exit_code == 0, result.output
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
-        "speed.json",
-        "speed.png",
-        "speed.svg",
-    ]
+    written = sorted(path.name for path in (tmp_path / "new").iterdir())
+    assert written == ["speed.json", "speed.md", "speed.png", "speed.svg"]
     assert json.loads((tmp_path / "new" / "speed.json").read_text())["format"] == running.FORMAT
 
 

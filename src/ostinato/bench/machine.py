@@ -25,7 +25,7 @@ def available_cpus() -> int:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, instruction sets of interest, and how many processors."""
+    """Processor, its instruction sets, the one that our kernels are held to, and how many processors."""
     fields_of: dict[str, str] = {}
     if _CPUINFO.is_file():
         for line in _CPUINFO.read_text(encoding="utf-8").splitlines():
@@ -39,6 +39,7 @@ def describe_machine() -> dict[str, Any]:
         "cpu": fields_of.get("model name") or platform.processor() or platform.machine(),
         "family": family,
         "instructions": sorted(flags & _INSTRUCTIONS),
+        "kernels": os.environ.get("OSTINATO_ISA", "widest set of instructions"),
         "cpus": available_cpus(),
         "system": platform.system(),
     }  # fmt: skip

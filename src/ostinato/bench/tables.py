@@ -27,6 +27,7 @@ def header(report: Mapping[str, Any]) -> list[str]:
     instructions = f" [{' '.join(machine['instructions'])}]" if machine["instructions"] else ""
     return [
         f"{machine['cpu']} ({machine['family']}), {machine['cpus']} processors{instructions}",
+        f"our kernels: {machine['kernels']}",
         versions,
         *(f"{name}: {what}" for name, what in report["not_installed"].items()),
         f"largest float32 matrix product: {peak}",
