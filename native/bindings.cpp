@@ -61,6 +61,7 @@ void bind_pool(nb::module_& module) {
 void bind_program(nb::module_& module);
 void bind_recurrence(nb::module_& module);
 void bind_scan(nb::module_& module);
+void bind_session(nb::module_& module);
 
 }  // namespace ostinato
 
@@ -71,4 +72,5 @@ NB_MODULE(_native, module) {
   ostinato::bind_program(module);
   ostinato::bind_recurrence(module);
   ostinato::bind_scan(module);
+  ostinato::bind_session(module);
 }

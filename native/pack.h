@@ -29,25 +29,32 @@ void pack_rows(const void* from, int64_t n_rows, int64_t H, real* to) {
   for (int64_t i = 0; i < n_rows; ++i) copy_row(to + i * Hp, as<real>(from) + i * H, H, Hp);
 }
 
+// What the sums start from, (G, Hp) each; see PackedForward.
 template <typename real>
-void pack_forward(const Layer& layer, const Weights& w, void* base) {
-  const PackedForward<real> packed(layer, base);
+void pack_biases(const Layer& layer, const Weights& w, real* bias, real* bias_hh) {
   const int64_t H = layer.H, Hp = padded<real>(H);
-  const int G = layer.gates;
-  pack_gates(as<real>(w.weight_ih), H, layer.D, 0, G, packed.ih);
-  pack_gates(as<real>(w.weight_hh), H, layer.P, 0, layer.reset_before ? 2 : G, packed.hh);
-  if (layer.reset_before) pack_gates(as<real>(w.weight_hh), H, layer.P, 2, 1, packed.hh_n);
-  if (layer.projected) pack_blocks(as<real>(w.weight_hr), H, layer.P, 1, H, packed.hr);
-  for (int q = 0; q < G; ++q) {
+  for (int q = 0; q < layer.gates; ++q) {
     // Where the two products simply add, one bias stands for both.
     const bool apart = layer.norm || (layer.cell == Cell::gru && q == 2 && !layer.reset_before);
     for (int64_t u = 0; u < Hp; ++u) {
       const real ih = w.bias_ih && u < H ? as<real>(w.bias_ih)[q * H + u] : 0;
       const real hh = w.bias_hh && u < H ? as<real>(w.bias_hh)[q * H + u] : 0;
-      packed.bias[q * Hp + u] = apart ? ih : ih + hh;
-      packed.bias_hh[q * Hp + u] = apart ? hh : 0;
+      bias[q * Hp + u] = apart ? ih : ih + hh;
+      bias_hh[q * Hp + u] = apart ? hh : 0;
     }
   }
+}
+
+template <typename real>
+void pack_forward(const Layer& layer, const Weights& w, void* base) {
+  const PackedForward<real> packed(layer, base);
+  const int64_t H = layer.H;
+  const int G = layer.gates;
+  pack_gates(as<real>(w.weight_ih), H, layer.D, 0, G, packed.ih);
+  pack_gates(as<real>(w.weight_hh), H, layer.P, 0, layer.reset_before ? 2 : G, packed.hh);
+  if (layer.reset_before) pack_gates(as<real>(w.weight_hh), H, layer.P, 2, 1, packed.hh_n);
+  if (layer.projected) pack_blocks(as<real>(w.weight_hr), H, layer.P, 1, H, packed.hr);
+  pack_biases(layer, w, packed.bias, packed.bias_hh);
   if (layer.peephole) pack_rows(w.peephole, layer.coupled ? 2 : 3, H, packed.peephole);
   if (layer.norm) {
     pack_rows(w.norm_ih, G, H, packed.norm_ih);

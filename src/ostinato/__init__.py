@@ -39,6 +39,7 @@ _HOME: dict[str, str] = {
     "SequenceRegressor": "ostinato.tasks.sequences",
     "SequenceClassifier": "ostinato.tasks.sequences",
     "load": "ostinato.tasks",
+    "Session": "ostinato.ship.stream",
     "OstinatoError": "ostinato.errors",
     "InputError": "ostinato.errors",
 }

@@ -1,0 +1,205 @@
+// `Session` in Python. Tensors of the usual kind are looked at from C; anything else is left to the caller, who says
+// what is wrong with it or passes addresses.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <tuple>
+#include <vector>
+
+#include "bindings_layer.h"
+#include "session.h"
+#include "tensor_exchange.h"
+
+namespace nb = nanobind;
+
+namespace ostinato {
+namespace {
+
+using Addresses = std::array<Address, kWeights>;
+
+// Multiply-adds of a call (8 µs or so) from which a second thread may be of use, and from which other Python threads
+// should run meanwhile.
+constexpr double kWorthThreads = 1.5e5;
+
+// Set by `look_at_tensors` and `ask_for_threads`; what they point to lives as long as the interpreter.
+const ExchangeTable* tensors = nullptr;
+PyTypeObject* tensor_class = nullptr;
+PyObject* threads_wanted = nullptr;  // () -> number of threads
+
+struct Entered {
+  Session& session;
+  explicit Entered(Session& s) : session(s) {
+    if (!session.enter()) throw std::runtime_error("the session is at work in another thread");
+  }
+  ~Entered() { session.leave(); }
+};
+
+std::vector<Weights> weights_of(const std::vector<Addresses>& addresses) {
+  std::vector<Weights> weights;
+  for (const Addresses& one : addresses) weights.push_back(weights_at(one));
+  return weights;
+}
+
+int n_threads() {
+  if (!threads_wanted) return 1;
+  return nb::cast<int>(nb::handle(threads_wanted)());
+}
+
+struct BoundSession {
+  Session session;
+
+  BoundSession(std::vector<SessionLayer> layers, const std::vector<Weights>& weights, bool is_double, int64_t B)
+      : session(std::move(layers), weights, is_double, B) {}
+
+  void push(const void* x, int64_t x_row, int64_t x_step, int64_t T, void* y) {
+    const Entered entered(session);
+    if (T == 0) return;
+    const double work = session.step_work() * static_cast<double>(session.B() * T);
+    if (work < kWorthThreads) return session.push(x, x_row, x_step, T, y, 1);
+    const int n = n_threads();
+    nb::gil_scoped_release release;
+    session.push(x, x_row, x_step, T, y, n);
+  }
+};
+
+void make_session(BoundSession* self, const std::vector<std::tuple<BoundLayer*, int, bool>>& layers,
+                  const std::vector<Addresses>& weights, int64_t B) {
+  if (layers.empty() || layers.size() != weights.size() || B < 1) throw nb::value_error("Session: sizes do not fit");
+  std::vector<SessionLayer> all;
+  const bool is_double = std::get<0>(layers[0])->is_double;
+  for (const auto& [bound, format, adds_input] : layers) {
+    const Layer& layer = bound->layer;
+    const bool is_reduced = format != 0;
+    if (bound->is_double != is_double || (!all.empty() && all.back().layer.P != layer.D) || layer.random ||
+        format < 0 || format > 2 || (is_reduced && (is_double || !layer.is_plain())) ||
+        (adds_input && layer.D != layer.P))
+      throw nb::value_error("Session: layers do not fit together, or are not for streaming");
+    all.push_back({layer, static_cast<WeightFormat>(format), adds_input});
+  }
+  new (self) BoundSession(std::move(all), weights_of(weights), is_double, B);
+}
+
+// A tensor (B, width) or (B, T, width) of the session's type, with unit stride in the last axis.
+struct View {
+  char* data;
+  int64_t T, row, step;  // strides in elements
+  bool is_frame;
+
+  // One past the last byte that is read or written.
+  const char* end(int64_t B, int64_t width, int64_t bytes) const {
+    return data + ((B - 1) * row + (T - 1) * step + width) * bytes;
+  }
+};
+
+bool look(nb::handle object, const Session& session, int64_t width, View* view) {
+  if (Py_TYPE(object.ptr()) != tensor_class) return false;
+  ExchangeTensor t;
+  if (tensors->look_at(object.ptr(), &t) != 0) {
+    PyErr_Clear();
+    return false;
+  }
+  const int n = t.n_axes;
+  if (t.device.type != 1 || t.type.code != 2 || t.type.bits != (session.is_double() ? 64 : 32) || t.type.lanes != 1 ||
+      (n != 2 && n != 3) || !t.strides || t.shape[0] != session.B() || t.shape[n - 1] != width ||
+      (t.strides[n - 1] != 1 && width != 1))
+    return false;
+  view->data = static_cast<char*>(t.data) + t.byte_offset;
+  view->is_frame = n == 2;
+  view->T = n == 2 ? 1 : t.shape[1];
+  view->row = t.strides[0];
+  view->step = n == 2 ? 0 : t.strides[1];
+  return true;
+}
+
+// y, or None where a tensor is not what this function knows.
+nb::object push_tensor(BoundSession& self, nb::handle x, nb::handle out) {
+  Session& session = self.session;
+  View from, to;
+  if (!tensors || !look(x, session, session.D(), &from) || from.T == 0) return nb::none();
+  const int64_t B = session.B(), P = session.P(), bytes = session.is_double() ? 8 : 4;
+  if (!out.is_none()) {
+    if (!look(out, session, P, &to) || to.T != from.T || to.is_frame != from.is_frame) return nb::none();
+    if ((B > 1 && to.row != to.T * P) || (to.T > 1 && to.step != P)) return nb::none();
+    to.row = to.T * P, to.step = P;
+    if (to.data < from.end(B, session.D(), bytes) && from.data < to.end(B, P, bytes)) return nb::none();
+    self.push(from.data, from.row, from.step, from.T, to.data);
+    return nb::borrow(out);
+  }
+  int64_t shape[3] = {B, from.is_frame ? P : from.T, P}, strides[3] = {from.T * P, from.is_frame ? 1 : P, 1};
+  ExchangeTensor wanted{nullptr, {1, 0}, from.is_frame ? 2 : 3, {2, static_cast<uint8_t>(8 * bytes), 1}, shape,
+                        strides, 0};
+  void *managed = nullptr, *object = nullptr;
+  const auto ignore = [](void*, const char*, const char*) {};
+  if (tensors->allocate(&wanted, &managed, nullptr, ignore) != 0 || tensors->to_python(managed, &object) != 0) {
+    PyErr_Clear();
+    return nb::none();
+  }
+  nb::object y = nb::steal(static_cast<PyObject*>(object));
+  if (!look(y, session, P, &to)) return nb::none();
+  self.push(from.data, from.row, from.step, from.T, to.data);
+  return y;
+}
+
+void check_rows(const Session& session, int64_t layer, int64_t row, int64_t row_end) {
+  if (layer < 0 || layer >= session.n_layers() || row < 0 || row > row_end || row_end > session.B())
+    throw nb::index_error("Session: no such layer or rows");
+}
+
+}  // namespace
+
+void bind_session(nb::module_& module) {
+  module.def(
+      "look_at_tensors",
+      [](nb::handle cls) {
+        const nb::object capsule = nb::getattr(cls, "__dlpack_c_exchange_api__", nb::none());
+        if (capsule.is_none()) return false;
+        const auto* table =
+            static_cast<const ExchangeTable*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+        if (!table) throw nb::python_error();
+        if (table->version.major != 1) return false;
+        tensors = table;
+        tensor_class = reinterpret_cast<PyTypeObject*>(cls.ptr());
+        return true;
+      },
+      "Takes instances of this class as tensors from now on; False where its exchange table is not known.");
+  module.def(
+      "ask_for_threads",
+      [](nb::object wanted) {
+        nb::object before = nb::steal(threads_wanted);
+        threads_wanted = wanted.release().ptr();
+      },
+      "Takes a function () -> how many threads sessions may work on; called where more than one may be of use.");
+  nb::class_<BoundSession>(module, "Session")
+      .def("__init__", &make_session, nb::arg("layers"), nb::arg("weights"), nb::arg("B"))
+      .def("push", &push_tensor, nb::arg("x"), nb::arg("out").none() = nb::none())
+      .def("push_at",
+           [](BoundSession& self, Address x, int64_t x_row, int64_t x_step, int64_t T, Address y) {
+             self.push(at(x), x_row, x_step, T, at_mutable(y));
+           })
+      .def("read_state",
+           [](BoundSession& self, int64_t layer, int64_t row, int64_t row_end, Address h, Address c) {
+             check_rows(self.session, layer, row, row_end);
+             const Entered entered(self.session);
+             self.session.read_state(layer, row, row_end, at_mutable(h), at_mutable(c));
+           })
+      .def("write_state",
+           [](BoundSession& self, int64_t layer, int64_t row, int64_t row_end, Address h, Address c) {
+             check_rows(self.session, layer, row, row_end);
+             const Entered entered(self.session);
+             self.session.write_state(layer, row, row_end, at(h), at(c));
+           })
+      .def("pack",
+           [](BoundSession& self, const std::vector<Addresses>& weights) {
+             if (static_cast<int64_t>(weights.size()) != self.session.n_layers())
+               throw nb::value_error("Session: sizes do not fit");
+             const Entered entered(self.session);
+             self.session.pack(weights_of(weights));
+           })
+      .def_prop_ro("step_work", [](const BoundSession& self) { return self.session.step_work(); })
+      .def_prop_ro("packed_bytes", [](const BoundSession& self) { return self.session.packed_bytes(); });
+}
+
+}  // namespace ostinato

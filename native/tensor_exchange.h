@@ -1,0 +1,46 @@
+// PyTorch's tensors as seen from C, without its headers: the exchange table of DLPack 1.3, which `torch.Tensor` carries
+// as `__dlpack_c_exchange_api__`. A look at a tensor costs 20 ns, where attributes cost 50 each.
+#pragma once
+
+#include <cstdint>
+
+namespace ostinato {
+
+struct ExchangeDevice {
+  int32_t type;  // 1: CPU
+  int32_t id;
+};
+
+struct ExchangeType {
+  uint8_t code;  // 2: float
+  uint8_t bits;
+  uint16_t lanes;
+};
+
+// A borrowed view; shape and strides (in elements) live as long as the tensor.
+struct ExchangeTensor {
+  void* data;
+  ExchangeDevice device;
+  int32_t n_axes;
+  ExchangeType type;
+  int64_t* shape;
+  int64_t* strides;
+  uint64_t byte_offset;
+};
+
+struct ExchangeVersion {
+  uint32_t major, minor;
+};
+
+struct ExchangeTable {
+  ExchangeVersion version;
+  ExchangeTable* previous;
+  int (*allocate)(ExchangeTensor* prototype, void** out, void* error_context,
+                  void (*set_error)(void* error_context, const char* kind, const char* message));
+  int (*from_python)(void* object, void** out);
+  int (*to_python)(void* managed, void** out_object);
+  int (*look_at)(void* object, ExchangeTensor* out);
+  int (*current_stream)(int32_t device_type, int32_t device_id, void** out);
+};
+
+}  // namespace ostinato

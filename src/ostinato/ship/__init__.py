@@ -1,0 +1,1 @@
+"""What leaves the workshop: a trained network where it is used."""
