@@ -33,25 +33,44 @@ Packed pack(const BoundLayer& self, const std::array<Address, kWeights>& weights
   return packed;
 }
 
-// Some elements of every weight, as text of their bits: whether weights have changed without their version's knowing.
-nb::bytes samples(const BoundLayer& self, const std::array<Address, kWeights>& a) {
+// Two words multiplied, both halves of the product folded: every bit of either moves about half of the result's.
+uint64_t mixed(uint64_t a, uint64_t b) {
+  const unsigned __int128 product = static_cast<unsigned __int128>(a) * b;
+  return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
+}
+
+// A number that tells memory's contents apart, from every 64 bytes or, with a stride of n, from every n-th.
+uint64_t digest_of(const char* from, int64_t bytes, int64_t stride, uint64_t seed) {
+  constexpr int kLanes = 4;
+  constexpr uint64_t kOdd[kLanes] = {0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93};
+  uint64_t lanes[kLanes] = {seed, seed + 1, seed + 2, seed + 3};
+  int64_t done = 0;
+  for (; done + 64 <= bytes; done += 64 * stride) {
+    uint64_t words[2 * kLanes];
+    std::memcpy(words, from + done, sizeof words);
+    for (int i = 0; i < kLanes; ++i) lanes[i] = mixed(words[2 * i] ^ kOdd[i], words[2 * i + 1] ^ lanes[i]);
+  }
+  // The last 64 bytes, which may overlap, so that the end is always seen.
+  uint64_t rest[2 * kLanes] = {};
+  const int64_t n = bytes < 64 ? bytes : 64;
+  std::memcpy(rest, from + bytes - n, static_cast<size_t>(n));
+  for (int i = 0; i < kLanes; ++i) lanes[i] = mixed(rest[2 * i] ^ kOdd[i], rest[2 * i + 1] ^ lanes[i]);
+  uint64_t whole = static_cast<uint64_t>(bytes);
+  for (uint64_t lane : lanes) whole = mixed(whole ^ kOdd[0], lane ^ kOdd[1]);
+  return whole;
+}
+
+// A number that tells the contents of all weights apart: of all bytes, or of about `most_bytes` if they are more.
+uint64_t digest(const BoundLayer& self, const std::array<Address, kWeights>& a, int64_t most_bytes) {
   const Layer& l = self.layer;
   const int64_t rows = l.gates * l.H;
   const int64_t sizes[kWeights] = {rows * l.D, rows * l.P, rows, rows, l.P * l.H, (l.coupled ? 2 : 3) * l.H,
                                    rows, rows, l.H, l.H};
-  constexpr int64_t kSamples = 32;
-  char taken[kWeights * kSamples * 8];
-  size_t n = 0;
-  const int64_t bytes = self.element_bytes();
-  for (size_t i = 0; i < kWeights; ++i) {
-    if (!a[i]) continue;
-    const int64_t count = sizes[i] < kSamples ? sizes[i] : kSamples;
-    // The last of `count` even parts, so that first and last rows and columns are seen.
-    for (int64_t k = 0; k < count; ++k, n += static_cast<size_t>(bytes))
-      std::memcpy(taken + n, static_cast<const char*>(at(a[i])) + ((k + 1) * sizes[i] / count - 1) * bytes,
-                  static_cast<size_t>(bytes));
-  }
-  return nb::bytes(taken, n);
+  const int64_t stride = 1 + rows * (l.D + l.P) * self.element_bytes() / most_bytes;
+  uint64_t whole = 0;
+  for (size_t i = 0; i < kWeights; ++i)
+    if (a[i]) whole = digest_of(static_cast<const char*>(at(a[i])), sizes[i] * self.element_bytes(), stride, whole);
+  return whole;
 }
 
 // Addresses and strides of one call, in this order on both sides.
@@ -119,7 +138,7 @@ void bind_recurrence(nb::module_& module) {
       .def(
           "__init__",
           [](Schedule* self, int64_t B, int64_t T, Address mask, Address resets, bool is_reverse) {
-            if (B < 0 || T < 0) throw nb::value_error("Schedule: a negative size");
+            if (B < 0 || T < 0 || T > INT32_MAX) throw nb::value_error("Schedule: a size out of range");
             new (self) Schedule(B, T, static_cast<const uint8_t*>(at(mask)), static_cast<const uint8_t*>(at(resets)),
                                 is_reverse);
           },
@@ -131,7 +150,7 @@ void bind_recurrence(nb::module_& module) {
                           double zoneout_h, double zoneout_c,
                           bool is_double) { new (self) BoundLayer(make_layer(cell, D, H, P, flags, zoneout_h, zoneout_c, is_double)); })
       .def("pack", &pack, nb::arg("weights"), nb::arg("backward"))
-      .def("samples", &samples)
+      .def("digest", &digest, nb::arg("weights"), nb::arg("most_bytes"))
       .def("forward", &forward)
       .def("backward", &backward)
       .def_prop_ro("saved_width", [](const BoundLayer& self) { return self.kernels().saved_width(self.layer); })
