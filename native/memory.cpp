@@ -1,6 +1,9 @@
 #include "memory.h"
 
+#include <pthread.h>
+
 #include <cstdlib>
+#include <cstring>
 #include <mutex>
 #include <new>
 #include <utility>
@@ -13,7 +16,15 @@
 namespace ostinato {
 namespace {
 
+#if defined(OSTINATO_CHECKED_MEMORY)
+// Tests under sanitizers see what lies beyond a block (nothing is rounded up or kept) and what is read before it is
+// written (all bits are set: NaN).
+constexpr bool kIsChecked = true;
+constexpr int64_t kCachedBytes = 0;
+#else
+constexpr bool kIsChecked = false;
 constexpr int64_t kCachedBytes = int64_t{256} << 20;
+#endif
 constexpr size_t kCachedBlocks = 64;
 
 struct Block {
@@ -29,12 +40,17 @@ struct Cache {
 
 // Never destroyed: buffers may outlive static destructors.
 Cache& cache() {
-  static Cache* one = new Cache;
+  static Cache* one = [] {
+    // A child forked while another thread holds the lock would wait for it for ever.
+    pthread_atfork([] { cache().mutex.lock(); }, [] { cache().mutex.unlock(); }, [] { cache().mutex.unlock(); });
+    return new Cache;
+  }();
   return *one;
 }
 
 // Eight classes to a power of two waste an eighth at most.
 int64_t size_class(int64_t bytes) {
+  if (kIsChecked) return bytes;
   int64_t step = 64;
   while (step * 16 < bytes) step *= 2;
   return (bytes + step - 1) / step * step;
@@ -55,6 +71,7 @@ Buffer::Buffer(int64_t bytes) : bytes_(size_class(bytes > 0 ? bytes : 1)) {
     }
   }
   if (posix_memalign(&data_, 64, static_cast<size_t>(bytes_)) != 0) throw std::bad_alloc();
+  if (kIsChecked) std::memset(data_, 0xFF, static_cast<size_t>(bytes_));
 }
 
 Buffer::~Buffer() {
