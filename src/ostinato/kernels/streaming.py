@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from ostinato.kernels import native
+from ostinato.kernels.cell_options import CellOptions
 from ostinato.kernels.native import Task
-from ostinato.kernels.reference import CellOptions, CellSpec
+from ostinato.kernels.reference import CellSpec
 
 FORMATS = ("float32", "bfloat16", "int8")
 _Leaves = dict[str, Tensor]
