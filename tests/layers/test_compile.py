@@ -14,12 +14,24 @@ LAYERS = {
     "rnn": (ot.RNN, {"nonlinearity": "relu"}),
     "lstm": (ot.LSTM, {"num_layers": 2, "bidirectional": True, "learn_initial_state": True}),
     "gru": (ot.GRU, {"num_layers": 2, "residual": True, "norm": "layer"}),
+    "mingru": (ot.MinGRU, {"num_layers": 2}),
     "cells": (lambda D, H: ot.Recurrent([ot.LSTMCell(D, H), ot.GRUCell(H, 3)]), {}),
 }
-MASKS = {
-    "dropout_in": 0.2, "dropout_out": 0.1, "dropout_recurrent": 0.2, "zoneout_h": 0.1, "zoneout_c": 0.3,
-    "weight_drop": 0.2,
-}  # fmt: skip
+MASKS = {"dropout_in": 0.2, "dropout_recurrent": 0.2, "zoneout_c": 0.3, "weight_drop": 0.2}
+
+
+class Leaky(ot.Cell):
+    """A user's cell."""
+
+    def __init__(self, input_size, hidden_size):
+        super().__init__()
+        self.input_size, self.output_size = input_size, hidden_size
+        self.state_shapes = {"h": (hidden_size,)}
+        self.weight = torch.nn.Parameter(torch.randn(hidden_size, input_size + hidden_size) * 0.4)
+
+    def step(self, x_t, state):
+        h = torch.tanh(torch.cat([x_t, state.h], 1) @ self.weight.T) + 0.5 * state.h
+        return h, ot.State(h=h)
 
 
 @pytest.fixture(autouse=True)
@@ -84,13 +96,22 @@ def test_outputs_and_gradients_equal_the_eager_ones(name, call, tolerance):
     function(x, **more)
 
 
-@pytest.mark.parametrize("name", ["rnn", "lstm", "gru"])
+@pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "mingru"])
 def test_one_graph_serves_any_batch_and_time(name, tolerance):
     kind, options = LAYERS[name]
     layer = kind(D, H, **options).eval()
     function = compiled(layer, dynamic=True)
     for B, T in ((3, 8), (4, 2), (2, 30), (9, 11)):
         x = torch.randn(B, T, D)
+        assert_equal(function(x), layer(x), tolerance)
+
+
+def test_a_users_cell_is_traced_step_by_step_for_any_batch(tolerance):
+    layer = ot.Recurrent(Leaky(D, H))
+    function = compiled(layer)
+    for rows in (3, 6):
+        x = torch.randn(rows, 4, D)
+        torch._dynamo.mark_dynamic(x, 0)
         assert_equal(function(x), layer(x), tolerance)
 
 
@@ -163,7 +184,7 @@ def test_autocast_keeps_the_state_in_float32(tolerance):
 
 def test_functorch_transforms_inside_a_graph(tolerance):
     layer = ot.GRU(D, H)
-    x = torch.randn(2, 3, 4, D)
+    x = torch.randn(2, 1, 2, D)
     expected = torch.stack([layer(row).y for row in x])
     assert_equal(compiled(torch.func.vmap(lambda row: layer(row).y))(x), expected, tolerance)
 

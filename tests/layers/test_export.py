@@ -7,10 +7,11 @@ import io
 import pytest
 import torch
 from torch import nn
-from torch.export import Dim, export
+from torch.export import Dim, default_decompositions, export
 from torch.utils import _pytree as pytree
 
 import ostinato as ot
+from ostinato.kernels import operators
 
 D, H = 5, 7
 B, T = Dim("B", min=1), Dim("T", min=1)
@@ -84,6 +85,18 @@ def test_one_step_is_exported_for_streams(tolerance):
             x = torch.randn(rows, D)
             (y, now), (eager, expected) = module(x, now), layer.step(x, expected)
             assert_equal((y, now), (eager, expected), tolerance)
+
+
+def test_a_step_for_other_runtimes_holds_torchs_own_operators_only(tolerance):
+    layer = ot.LSTM(D, H, 2, norm="layer").eval()
+    example = (torch.randn(3, D), random_state(layer, 3))
+    program = export(Step(layer), example, dynamic_shapes=({0: B}, [{0: B}] * 2))
+    plain = program.run_decompositions(default_decompositions() | operators.decompositions())
+    names = {str(node.target) for node in plain.graph.nodes if node.op == "call_function"}
+    assert not any("ostinato" in name for name in names), names
+    for rows in (1, 6):
+        x, state = torch.randn(rows, D), random_state(layer, rows)
+        assert_equal(plain.module()(x, state), layer.step(x, state), tolerance)
 
 
 def test_an_exported_program_is_written_read_lowered_and_trained(tolerance):

@@ -201,6 +201,18 @@ def _backward(
 # Registration --------------------------------------------------------------------------------------------
 
 
+def decompositions() -> dict[Any, Callable[..., list[Tensor]]]:
+    """For `ExportedProgram.run_decompositions`: the recurrence in PyTorch's own operators, for any runtime.
+
+    The steps are unrolled, so time must not be dynamic: meant for exported single steps.
+    """
+    return {_OPERATORS.recurrence.default: _recurrence_by_steps}
+
+
+def _recurrence_by_steps(*flat: Any) -> list[Tensor]:
+    return run_steps(decode(flat[-1]), Arguments(*flat[:-1]))
+
+
 def encode(task: Task) -> str:
     """The task as the operators take it: words, then after a bar the options of the cell."""
     words = f"{task.cell} keeps={task.keeps}"

@@ -58,7 +58,7 @@ class Cell(nn.Module):
 
     def forward(self, x_t: Tensor, state: State | None = None, *dt: Tensor) -> tuple[Tensor, State]:
         """`step`, from the initial state where none is given."""
-        return self.step(x_t, self.initial_state(len(x_t)) if state is None else state, *dt)
+        return self.step(x_t, self.initial_state(x_t.shape[0]) if state is None else state, *dt)
 
     def initial_state(self, batch_size: int) -> State:
         """Zeros in the dtype and on the device of the first parameter."""
@@ -147,7 +147,7 @@ class GatedCell(Cell):
         """
         where, weight = f"{type(self).__name__}.step", named_tensor(self, "weight_ih")
         x = arguments.check_input(where, x_t, self.input_size, 2, weight)
-        leaves = arguments.check_leaves(where, state, self.state_shapes, len(x), weight)
+        leaves = arguments.check_leaves(where, state, self.state_shapes, x.shape[0], weight)
         path = self.choose(Request()).path
         with torch.autocast(x.device.type, enabled=False):
             y, new = ops.step(path, self.spec, x, leaves, self.tensors(), self.cell_options, Noise())

@@ -180,10 +180,10 @@ def _step_of(cell: Cell) -> Callable[..., tuple[Tensor, Leaves]]:
 
     def step(x_t: Tensor, leaves: Leaves, dt_t: Tensor | None) -> tuple[Tensor, Leaves]:
         y, new = cell.step(x_t, State(leaves), *(() if dt_t is None else (dt_t,)))
-        if y.shape != (len(x_t), cell.output_size) or set(new) != set(leaves):
+        if y.shape != (x_t.shape[0], cell.output_size) or set(new) != set(leaves):
             raise SizeError(
                 f"{type(cell).__name__}.step returned y {tuple(y.shape)} and leaves {', '.join(new)}; "
-                f"expected {(len(x_t), cell.output_size)} and {', '.join(leaves)}"
+                f"expected {(x_t.shape[0], cell.output_size)} and {', '.join(leaves)}"
             )
         return y, {name: new[name] for name in leaves}  # type: ignore[misc]
 
