@@ -259,7 +259,8 @@ class TileRun {
     for (int64_t s = 0; s < program_.n_segments; ++s) {
       const Segment& segment = program_.segments[s];
       if (segment.phase != phase) continue;
-      const int64_t strip = segment.is_product ? n : strip_rows_;
+      const int64_t n_strips = segment.is_product ? 1 : (n + strip_rows_ - 1) / strip_rows_;
+      const int64_t strip = (n + n_strips - 1) / n_strips;
       for (int64_t i = 0; i < n; i += strip) {
         const Position at{0, i, row + i};
         const int64_t m = at_most(strip, n - i);

@@ -16,7 +16,8 @@ from ostinato.kernels.reference import Leaves
 # Bytes of what lies between the phases of a chunk: half of a second-level cache.
 _CHUNK_BYTES = 1 << 20
 _MOST_CHUNK_ROWS, _LEAST_CHUNK_ROWS = 512, 64
-_MOST_TILE_ROWS, _LEAST_TILE_ROWS = 32, 8
+# Rows of a tile: more of them read the weights less often, fewer leave more tiles to share among threads.
+_MOST_TILE_ROWS, _LEAST_TILE_ROWS = 32, 16
 # Sums over rows are added up in so many parts, whatever the number of threads.
 _N_GROUPS = 8
 _ALIGNMENT = 16
@@ -151,7 +152,8 @@ def _tile_rows(B: int, keeps: bool) -> int:
     if keeps:
         # Fixed by B alone, because the sums over rows follow the tiles.
         rows = -(-B // _N_GROUPS)
-        return max(1, min(_MOST_TILE_ROWS, max(-(-rows // 8) * 8, _LEAST_TILE_ROWS), B))
+        least = _LEAST_TILE_ROWS if B >= 2 * _LEAST_TILE_ROWS else _LEAST_TILE_ROWS // 2
+        return max(1, min(_MOST_TILE_ROWS, max(-(-rows // 8) * 8, least), B))
     return max(1, min(_MOST_TILE_ROWS, -(-B // torch.get_num_threads())))
 
 
