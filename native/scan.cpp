@@ -9,16 +9,18 @@ namespace {
 
 template <typename real>
 OSTINATO_INLINE Vector<real> square_root(Vector<real> x) {
-  for (int i = 0; i < kLanes<real>; ++i) x[i] = sizeof(real) == 4 ? __builtin_sqrtf(x[i]) : __builtin_sqrt(x[i]);
+  for (int i = 0; i < kLanes<real>; ++i)
+    x[i] = sizeof(real) == 4 ? __builtin_sqrtf(x[i]) : __builtin_sqrt(x[i]);
   return x;
 }
 
-// Gate functions ---------------------------------------------------------------------------------------------------
+// Gate functions
 //
-// Each is made from the inputs of one vector of units, gives keep and add, and turns their gradients into those of the
-// inputs: `backward(g, h, d, d_rate)` with g the gradient of h' and h the state before the step. The gates of a cell
-// lie side by side in each step, so each gate's stream jumps, and the processor's own prefetching loses it
-// (kPrefetches: half the time of a forward run); two separate arrays it follows better than we do.
+// Each is made from the inputs of one vector of units, gives keep and add, and turns their gradients into
+// those of the inputs: `backward(g, h, d, d_rate)` with g the gradient of h' and h the state before the step.
+// The gates of a cell lie side by side in each step, so each gate's stream jumps, and the processor's own
+// prefetching loses it (kPrefetches: half the time of a forward run); two separate arrays it follows better
+// than we do.
 
 template <typename real>
 struct Logistic {
@@ -71,7 +73,8 @@ struct MinGruGates {
   Candidate<real, kIsPositive> n;
   V keep, add;
 
-  OSTINATO_INLINE MinGruGates(const V* in, V) : z(in[0]), n(in[1]), keep(z.complement), add(z.value * n.value) {}
+  OSTINATO_INLINE MinGruGates(const V* in, V)
+      : z(in[0]), n(in[1]), keep(z.complement), add(z.value * n.value) {}
   OSTINATO_INLINE void backward(V g, V h, V* d, V*) const {
     d[0] = g * (n.value - h) * z.slope();
     d[1] = g * z.value * n.slope;
@@ -84,8 +87,9 @@ struct MinLstmGates {
   static constexpr bool kHasRate = false, kPrefetches = true;
   using V = Vector<real>;
   Candidate<real, kIsPositive> n;
-  // i / (i + f) and f / (i + f) are (1 + e^-f) / den and (1 + e^-i) / den with den = 2 + e^-i + e^-f. All three terms
-  // are scaled so that the largest is 1: nothing overflows, and the ratio survives where both gates are closed.
+  // i / (i + f) and f / (i + f) are (1 + e^-f) / den and (1 + e^-i) / den with den = 2 + e^-i + e^-f. All
+  // three terms are scaled so that the largest is 1: nothing overflows, and the ratio survives where both
+  // gates are closed.
   V write, keep, add, share_i, share_f;
 
   OSTINATO_INLINE MinLstmGates(const V* in, V) : n(in[2]) {
@@ -138,7 +142,7 @@ struct RgLruGates {
   }
 };
 
-// Loops ------------------------------------------------------------------------------------------------------------
+// Loops
 
 // Calls body(unit, n) for vectors of units, n < W in the last one only.
 template <typename real, typename Body>
@@ -150,7 +154,8 @@ OSTINATO_INLINE void for_units(int64_t unit, int64_t unit_end, const Body& body)
 
 template <typename real>
 OSTINATO_INLINE void copy(real* to, const real* from, int64_t unit, int64_t unit_end) {
-  for_units<real>(unit, unit_end, [=](int64_t u, int64_t n) { store_part(to + u, load_part(from + u, n), n); });
+  for_units<real>(unit, unit_end,
+                  [=](int64_t u, int64_t n) { store_part(to + u, load_part(from + u, n), n); });
 }
 
 template <typename real>
@@ -176,7 +181,8 @@ OSTINATO_INLINE real* at(const Rows<real>& rows, int64_t row) {
   return rows.data + row * rows.row_stride;
 }
 
-// How far ahead, in elements, the same units of a later step lie: about kAheadBytes of what the scan reads next.
+// How far ahead, in elements, the same units of a later step lie: about kAheadBytes of what the scan reads
+// next.
 template <typename real>
 OSTINATO_INLINE int64_t ahead_of(const Series<const real>& series, bool goes_down) {
   constexpr int64_t kAheadBytes = 2048;
@@ -189,7 +195,8 @@ OSTINATO_INLINE int64_t ahead_of(const Series<const real>& series, bool goes_dow
 template <typename real>
 OSTINATO_INLINE void prefetch(const real* at, int64_t ahead) {
   // An address, not a pointer: it may lie outside of the array, which a prefetch does not mind.
-  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(at) + ahead * int64_t{sizeof(real)}));
+  __builtin_prefetch(
+      reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(at) + ahead * int64_t{sizeof(real)}));
 }
 
 // The steps of one row in the order in which the scan meets them.
@@ -214,8 +221,8 @@ struct Course {
   }
   bool ends_anew() const { return resets && is_reverse && resets[0]; }
 
-  // The step after which the state was what step s meets; kStart or kInitial where there is none. The search costs the
-  // length of the gap, and every gap is searched once.
+  // The step after which the state was what step s meets; kStart or kInitial where there is none. The search
+  // costs the length of the gap, and every gap is searched once.
   int64_t source(int64_t s) const {
     for (;; --s) {
       if (starts_anew(s)) return kInitial;
@@ -227,7 +234,8 @@ struct Course {
 };
 
 template <typename real, typename G>
-void forward(const Scan<real>& scan, const ScanOutputs<real>& out, int64_t row, int64_t unit, int64_t unit_end) {
+void forward(const Scan<real>& scan, const ScanOutputs<real>& out, int64_t row, int64_t unit,
+             int64_t unit_end) {
   const Course<real> course(scan, row);
   real* const state = at(out.state, row);
   const real* const initial = scan.initial.data ? at(scan.initial, row) : nullptr;
@@ -264,7 +272,8 @@ void forward(const Scan<real>& scan, const ScanOutputs<real>& out, int64_t row, 
 }
 
 template <typename real, typename G>
-void backward(const Scan<real>& scan, const ScanGradients<real>& out, int64_t row, int64_t unit, int64_t unit_end) {
+void backward(const Scan<real>& scan, const ScanGradients<real>& out, int64_t row, int64_t unit,
+              int64_t unit_end) {
   const Course<real> course(scan, row);
   const real* const start = at(scan.start, row);
   const real* const initial = scan.initial.data ? at(scan.initial, row) : nullptr;
@@ -285,10 +294,11 @@ void backward(const Scan<real>& scan, const ScanGradients<real>& out, int64_t ro
     const int64_t t = course.time(s);
     const real* const d_y = out.d_y.data ? at(out.d_y, row, t) : nullptr;
     real* d_in[G::kInputs];
-    for (int k = 0; k < G::kInputs; ++k) d_in[k] = out.d_inputs[k].data ? at(out.d_inputs[k], row, t) : nullptr;
+    for (int k = 0; k < G::kInputs; ++k)
+      d_in[k] = out.d_inputs[k].data ? at(out.d_inputs[k], row, t) : nullptr;
     if (course.is_real(s)) {
       const int64_t source = course.source(s);
-      const real* const h = source >= 0                       ? at(out.y, row, course.time(source))
+      const real* const h = source >= 0                        ? at(out.y, row, course.time(source))
                             : source == Course<real>::kInitial ? initial
                                                                : start;
       const real* in[G::kInputs];
@@ -330,11 +340,10 @@ void backward(const Scan<real>& scan, const ScanGradients<real>& out, int64_t ro
 
 }  // namespace
 
-#define OSTINATO_SCAN_ROW(pass, real)                                                                      \
-  {                                                                                                        \
-    pass<real, LinearGates<real>>, pass<real, MinGruGates<real, true>>, pass<real, MinGruGates<real, false>>, \
-        pass<real, MinLstmGates<real, true>>, pass<real, MinLstmGates<real, false>>, pass<real, RgLruGates<real>> \
-  }
+#define OSTINATO_SCAN_ROW(pass, real)                                           \
+  {pass<real, LinearGates<real>>,         pass<real, MinGruGates<real, true>>,  \
+   pass<real, MinGruGates<real, false>>,  pass<real, MinLstmGates<real, true>>, \
+   pass<real, MinLstmGates<real, false>>, pass<real, RgLruGates<real>>}
 
 const ScanKernels* scan_kernels() {
   static const ScanKernels kernels = {

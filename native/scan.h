@@ -1,8 +1,9 @@
-// Linear recurrences h' = keep * h + add, unit by unit, with the gates that give keep and add computed on the way.
+// Linear recurrences h' = keep * h + add, unit by unit, with the gates that give keep and add computed on the
+// way.
 //
-// A row (one sequence) is run by whoever calls; rows and blocks of units are independent of each other, so outputs and
-// gradients have the same bits whatever the split. All arrays belong to the caller, nothing is kept between calls, and
-// outputs may not overlap inputs or each other.
+// A row (one sequence) is run by whoever calls; rows and blocks of units are independent of each other, so
+// outputs and gradients have the same bits whatever the split. All arrays belong to the caller, nothing is
+// kept between calls, and outputs may not overlap inputs or each other.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +28,8 @@ constexpr int inputs_of(Gates gates) {
   return gates == Gates::linear || gates == Gates::mingru || gates == Gates::mingru_linear ? 2 : 3;
 }
 
-// An array (B, T, H) whose units are contiguous; strides in elements, 0 where it is the same for all rows or steps.
+// An array (B, T, H) whose units are contiguous; strides in elements, 0 where it is the same for all rows or
+// steps.
 template <typename real>
 struct Series {
   real* data;
@@ -45,13 +47,14 @@ template <typename real>
 struct Scan {
   int64_t T, H;
   Series<const real> inputs[kMostInputs];
-  const real* rate;           // (H,), >= 0: -log of what an open gate keeps (rglru); else null
-  Rows<const real> start;     // the state before the first step
-  Rows<const real> initial;   // the state after a reset; data null without resets
-  const uint8_t* mask;        // (B, T), 1 at real steps; null: all are
-  const uint8_t* resets;      // (B, T), 1 where the row starts anew before step t (reverse: after step t); null: none
-  bool is_reverse;            // from the last step to the first
-  bool carries;               // y is the state at masked steps, not 0
+  const real* rate;          // (H,), >= 0: -log of what an open gate keeps (rglru); else null
+  Rows<const real> start;    // the state before the first step
+  Rows<const real> initial;  // the state after a reset; data null without resets
+  const uint8_t* mask;       // (B, T), 1 at real steps; null: all are
+  const uint8_t*
+      resets;       // (B, T), 1 where the row starts anew before step t (reverse: after step t); null: none
+  bool is_reverse;  // from the last step to the first
+  bool carries;     // y is the state at masked steps, not 0
 };
 
 template <typename real>
@@ -73,7 +76,8 @@ struct ScanGradients {
 
 struct ScanKernels {
   // Units [unit, unit_end) of one row over all T steps; indexed by Gates.
-  void (*forward_f32[kNGates])(const Scan<float>&, const ScanOutputs<float>&, int64_t row, int64_t unit, int64_t unit_end);
+  void (*forward_f32[kNGates])(const Scan<float>&, const ScanOutputs<float>&, int64_t row, int64_t unit,
+                               int64_t unit_end);
   void (*forward_f64[kNGates])(const Scan<double>&, const ScanOutputs<double>&, int64_t row, int64_t unit,
                                int64_t unit_end);
   void (*backward_f32[kNGates])(const Scan<float>&, const ScanGradients<float>&, int64_t row, int64_t unit,
@@ -85,13 +89,14 @@ struct ScanKernels {
 OSTINATO_KERNELS(ScanKernels, scan_kernels)
 
 #if !defined(OSTINATO_ISA)
-// All B rows on at most n_threads threads. The backward run also adds up the rows' d_rate into d_rate_sum (H,), rows
-// rising; null for cells without `rate`.
+// All B rows on at most n_threads threads. The backward run also adds up the rows' d_rate into d_rate_sum
+// (H,), rows rising; null for cells without `rate`.
 template <typename real>
-void scan_forward(Gates gates, int64_t B, const Scan<real>& scan, const ScanOutputs<real>& out, int n_threads);
+void scan_forward(Gates gates, int64_t B, const Scan<real>& scan, const ScanOutputs<real>& out,
+                  int n_threads);
 template <typename real>
-void scan_backward(Gates gates, int64_t B, const Scan<real>& scan, const ScanGradients<real>& out, real* d_rate_sum,
-                   int n_threads);
+void scan_backward(Gates gates, int64_t B, const Scan<real>& scan, const ScanGradients<real>& out,
+                   real* d_rate_sum, int n_threads);
 #endif
 
 }  // namespace ostinato

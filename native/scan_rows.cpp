@@ -56,15 +56,16 @@ struct Passes<double> {
 }  // namespace
 
 template <typename real>
-void scan_forward(Gates gates, int64_t B, const Scan<real>& scan, const ScanOutputs<real>& out, int n_threads) {
+void scan_forward(Gates gates, int64_t B, const Scan<real>& scan, const ScanOutputs<real>& out,
+                  int n_threads) {
   const auto pass = Passes<real>::forward(gates);
   over_blocks(B, scan.T, scan.H, n_threads,
               [&](int64_t row, int64_t unit, int64_t unit_end) { pass(scan, out, row, unit, unit_end); });
 }
 
 template <typename real>
-void scan_backward(Gates gates, int64_t B, const Scan<real>& scan, const ScanGradients<real>& out, real* d_rate_sum,
-                   int n_threads) {
+void scan_backward(Gates gates, int64_t B, const Scan<real>& scan, const ScanGradients<real>& out,
+                   real* d_rate_sum, int n_threads) {
   const auto pass = Passes<real>::backward(gates);
   over_blocks(B, scan.T, scan.H, n_threads,
               [&](int64_t row, int64_t unit, int64_t unit_end) { pass(scan, out, row, unit, unit_end); });
@@ -76,7 +77,9 @@ void scan_backward(Gates gates, int64_t B, const Scan<real>& scan, const ScanGra
 
 template void scan_forward<float>(Gates, int64_t, const Scan<float>&, const ScanOutputs<float>&, int);
 template void scan_forward<double>(Gates, int64_t, const Scan<double>&, const ScanOutputs<double>&, int);
-template void scan_backward<float>(Gates, int64_t, const Scan<float>&, const ScanGradients<float>&, float*, int);
-template void scan_backward<double>(Gates, int64_t, const Scan<double>&, const ScanGradients<double>&, double*, int);
+template void scan_backward<float>(Gates, int64_t, const Scan<float>&, const ScanGradients<float>&, float*,
+                                   int);
+template void scan_backward<double>(Gates, int64_t, const Scan<double>&, const ScanGradients<double>&,
+                                    double*, int);
 
 }  // namespace ostinato

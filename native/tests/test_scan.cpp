@@ -1,4 +1,5 @@
-// The scan against plain loops in double, on every instruction set, with every rule; and its splits over threads.
+// The scan against plain loops in double, on every instruction set, with every rule; and its splits over
+// threads.
 #include "scan.h"
 
 #include <cmath>
@@ -22,7 +23,8 @@ struct Case {
   static constexpr int64_t kGuard = 3;
   int64_t B, T, H, width, n_inputs;
   Gates gates;
-  std::vector<real> inputs, start, initial, rate, y, state, d_y, d_state, d_inputs, d_start, d_initial, d_rates, d_rate;
+  std::vector<real> inputs, start, initial, rate, y, state, d_y, d_state, d_inputs, d_start, d_initial,
+      d_rates, d_rate;
   std::vector<uint8_t> mask, resets;
   Scan<real> scan{};
 
@@ -53,7 +55,8 @@ struct Case {
     }
     scan.T = T;
     scan.H = H;
-    for (int64_t k = 0; k < n_inputs; ++k) scan.inputs[k] = {inputs.data() + k * width, T * n_inputs * width, n_inputs * width};
+    for (int64_t k = 0; k < n_inputs; ++k)
+      scan.inputs[k] = {inputs.data() + k * width, T * n_inputs * width, n_inputs * width};
     scan.rate = gates == Gates::rglru ? rate.data() : nullptr;
     scan.start = {start.data(), width};
     scan.mask = rules.has_mask ? mask.data() : nullptr;
@@ -65,10 +68,12 @@ struct Case {
 
   void run(int n_threads) {
     const real nan = static_cast<real>(std::nan(""));
-    for (auto* array : {&y, &d_inputs}) array->assign(array == &y ? B * T * width : B * T * n_inputs * width, nan);
+    for (auto* array : {&y, &d_inputs})
+      array->assign(array == &y ? B * T * width : B * T * n_inputs * width, nan);
     for (auto* array : {&state, &d_start, &d_initial, &d_rates}) array->assign(B * width, nan);
     d_rate.assign(width, nan);
-    scan_forward(gates, B, scan, ScanOutputs<real>{{y.data(), T * width, width}, {state.data(), width}}, n_threads);
+    scan_forward(gates, B, scan, ScanOutputs<real>{{y.data(), T * width, width}, {state.data(), width}},
+                 n_threads);
     ScanGradients<real> out{};
     out.y = {y.data(), T * width, width};
     out.d_y = {d_y.data(), T * width, width};
@@ -85,7 +90,8 @@ struct Case {
   double value(int64_t row, int64_t u, int64_t changed, double change) const {
     int64_t next = 0;  // numbers the values that gradients are taken of
     auto read = [&](real stored) { return stored + (next++ == changed ? change : 0.0); };
-    const double from = read(start[row * width + u]), fresh = read(initial[row * width + u]), pace = read(rate[u]);
+    const double from = read(start[row * width + u]), fresh = read(initial[row * width + u]),
+                 pace = read(rate[u]);
     double h = from, total = 0;
     for (int64_t s = 0; s < T; ++s) {
       const int64_t t = scan.is_reverse ? T - 1 - s : s, flag = row * T + t;
@@ -107,9 +113,12 @@ struct Case {
     auto sigmoid = [](double x) { return 1 / (1 + std::exp(-x)); };
     auto g = [&](double x) { return x >= 0 ? x + 0.5 : sigmoid(x); };
     switch (gates) {
-      case Gates::linear: return in[0] * h + in[1];
-      case Gates::mingru: return h + sigmoid(in[0]) * (g(in[1]) - h);
-      case Gates::mingru_linear: return h + sigmoid(in[0]) * (in[1] - h);
+      case Gates::linear:
+        return in[0] * h + in[1];
+      case Gates::mingru:
+        return h + sigmoid(in[0]) * (g(in[1]) - h);
+      case Gates::mingru_linear:
+        return h + sigmoid(in[0]) * (in[1] - h);
       case Gates::minlstm:
       case Gates::minlstm_linear: {
         const double i = sigmoid(in[0]), f = sigmoid(in[1]);
@@ -177,10 +186,12 @@ void check_threads() {
     // More than the smallest work that is split, and units in several blocks.
     Case<real> one(static_cast<Gates>(gates), 3, 40, 200, {true, true, false, false}, 5);
     one.run(1);
-    const auto y = one.y, state = one.state, d_inputs = one.d_inputs, d_start = one.d_start, d_rate = one.d_rate;
+    const auto y = one.y, state = one.state, d_inputs = one.d_inputs, d_start = one.d_start,
+               d_rate = one.d_rate;
     for (int n_threads : {2, 3, 8}) {
       one.run(n_threads);
-      CHECK(same(one.y, y) && same(one.state, state) && same(one.d_inputs, d_inputs) && same(one.d_start, d_start));
+      CHECK(same(one.y, y) && same(one.state, state) && same(one.d_inputs, d_inputs) &&
+            same(one.d_start, d_start));
       CHECK(static_cast<Gates>(gates) != Gates::rglru || same(one.d_rate, d_rate));
     }
   }
@@ -192,7 +203,8 @@ TEST(scan_outputs_and_gradients_are_those_of_the_equations) {
   on_every_isa([] {
     for (int gates = 0; gates < kNGates; ++gates)
       for (int rules = 0; rules < 16; ++rules)
-        check(static_cast<Gates>(gates), 2, 5, 3, {(rules & 1) != 0, (rules & 2) != 0, (rules & 4) != 0, (rules & 8) != 0});
+        check(static_cast<Gates>(gates), 2, 5, 3,
+              {(rules & 1) != 0, (rules & 2) != 0, (rules & 4) != 0, (rules & 8) != 0});
   });
 }
 
