@@ -78,8 +78,10 @@ def calls(B, T):
     }
 
 
-@pytest.mark.parametrize("call", ["plain", "lengths", "everything"])
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(("name", "call"), [
+    ("rnn", "plain"), ("lstm", "plain"), ("lstm", "lengths"), ("lstm", "everything"), ("gru", "everything"),
+    ("mingru", "lengths"), ("cells", "everything"),
+])  # fmt: skip
 def test_outputs_and_gradients_equal_the_eager_ones(name, call, tolerance):
     kind, options = LAYERS[name]
     layer = kind(D, H, **options)
@@ -96,7 +98,7 @@ def test_outputs_and_gradients_equal_the_eager_ones(name, call, tolerance):
     function(x, **more)
 
 
-@pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "mingru"])
+@pytest.mark.parametrize("name", ["lstm", "gru", "mingru"])
 def test_one_graph_serves_any_batch_and_time(name, tolerance):
     kind, options = LAYERS[name]
     layer = kind(D, H, **options).eval()
