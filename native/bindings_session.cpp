@@ -6,6 +6,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <cstring>
 #include <tuple>
 #include <vector>
 
@@ -82,52 +83,82 @@ void make_session(BoundSession* self, const std::vector<std::tuple<BoundLayer*, 
   new (self) BoundSession(std::move(all), weights_of(weights), is_double, B);
 }
 
-// A tensor (B, width) or (B, T, width) of the session's type, with unit stride in the last axis.
+// A tensor or array (B, width) or (B, T, width) of the session's type, with unit stride in the last axis; an array's
+// memory is held while this lives.
 struct View {
   char* data;
   int64_t T, row, step;  // strides in elements
   bool is_frame;
+  Py_buffer held;
+
+  View() { held.obj = nullptr; }
+  ~View() { PyBuffer_Release(&held); }
+  View(const View&) = delete;
+  View& operator=(const View&) = delete;
 
   // One past the last byte that is read or written.
   const char* end(int64_t B, int64_t width, int64_t bytes) const {
     return data + ((B - 1) * row + (T - 1) * step + width) * bytes;
   }
+
+  // unit: what strides count in, in bytes.
+  bool set(void* from, int n, const int64_t* shape, const int64_t* strides, int64_t unit, const Session& session,
+           int64_t width) {
+    const int64_t bytes = session.is_double() ? 8 : 4;
+    if ((n != 2 && n != 3) || shape[0] != session.B() || shape[n - 1] != width) return false;
+    if (strides[n - 1] * unit != bytes && width != 1) return false;
+    data = static_cast<char*>(from), is_frame = n == 2, T = is_frame ? 1 : shape[1];
+    row = strides[0] * unit / bytes, step = is_frame ? 0 : strides[1] * unit / bytes;
+    // Where there is one row or step, its stride may be anything.
+    if (session.B() == 1) row = 0;
+    if (T == 1) step = 0;
+    const bool is_whole = strides[0] * unit % bytes == 0 && (is_frame || strides[1] * unit % bytes == 0);
+    return is_whole && row >= 0 && step >= 0 && reinterpret_cast<uintptr_t>(data) % static_cast<size_t>(bytes) == 0;
+  }
 };
 
-bool look(nb::handle object, const Session& session, int64_t width, View* view) {
-  if (Py_TYPE(object.ptr()) != tensor_class) return false;
+bool look_at_array(nb::handle object, bool is_written, const Session& session, int64_t width, View* view) {
+  if (!PyObject_CheckBuffer(object.ptr())) return false;
+  if (PyObject_GetBuffer(object.ptr(), &view->held, PyBUF_STRIDED_RO | PyBUF_FORMAT | (is_written ? PyBUF_WRITABLE : 0))) {
+    view->held.obj = nullptr;
+    PyErr_Clear();
+    return false;
+  }
+  const Py_buffer& held = view->held;
+  const char* type = session.is_double() ? "d" : "f";
+  if (!held.format || std::strcmp(held.format, type) != 0 || (held.ndim != 2 && held.ndim != 3)) return false;
+  int64_t shape[3], strides[3];
+  for (int i = 0; i < held.ndim; ++i) shape[i] = held.shape[i], strides[i] = held.strides[i];
+  return view->set(held.buf, held.ndim, shape, strides, 1, session, width);
+}
+
+bool look(nb::handle object, bool is_written, const Session& session, int64_t width, View* view) {
+  if (Py_TYPE(object.ptr()) != tensor_class) return look_at_array(object, is_written, session, width, view);
   ExchangeTensor t;
   if (tensors->look_at(object.ptr(), &t) != 0) {
     PyErr_Clear();
     return false;
   }
-  const int n = t.n_axes;
-  if (t.device.type != 1 || t.type.code != 2 || t.type.bits != (session.is_double() ? 64 : 32) || t.type.lanes != 1 ||
-      (n != 2 && n != 3) || !t.strides || t.shape[0] != session.B() || t.shape[n - 1] != width ||
-      (t.strides[n - 1] != 1 && width != 1))
-    return false;
-  view->data = static_cast<char*>(t.data) + t.byte_offset;
-  view->is_frame = n == 2;
-  view->T = n == 2 ? 1 : t.shape[1];
-  view->row = t.strides[0];
-  view->step = n == 2 ? 0 : t.strides[1];
-  return true;
+  const int64_t bytes = session.is_double() ? 8 : 4;
+  if (t.device.type != 1 || t.type.code != 2 || t.type.bits != 8 * bytes || t.type.lanes != 1 || !t.strides) return false;
+  return view->set(static_cast<char*>(t.data) + t.byte_offset, t.n_axes, t.shape, t.strides, bytes, session, width);
 }
 
-// y, or None where a tensor is not what this function knows.
+// y, or None where x or out is not what this function knows.
 nb::object push_tensor(BoundSession& self, nb::handle x, nb::handle out) {
   Session& session = self.session;
   View from, to;
-  if (!tensors || !look(x, session, session.D(), &from) || from.T == 0) return nb::none();
+  if (!look(x, false, session, session.D(), &from) || from.T == 0) return nb::none();
   const int64_t B = session.B(), P = session.P(), bytes = session.is_double() ? 8 : 4;
   if (!out.is_none()) {
-    if (!look(out, session, P, &to) || to.T != from.T || to.is_frame != from.is_frame) return nb::none();
+    if (!look(out, true, session, P, &to) || to.T != from.T || to.is_frame != from.is_frame) return nb::none();
     if ((B > 1 && to.row != to.T * P) || (to.T > 1 && to.step != P)) return nb::none();
-    to.row = to.T * P, to.step = P;
     if (to.data < from.end(B, session.D(), bytes) && from.data < to.end(B, P, bytes)) return nb::none();
     self.push(from.data, from.row, from.step, from.T, to.data);
     return nb::borrow(out);
   }
+  // Where x is an array y should be one too, which the caller makes.
+  if (from.held.obj) return nb::none();
   int64_t shape[3] = {B, from.is_frame ? P : from.T, P}, strides[3] = {from.T * P, from.is_frame ? 1 : P, 1};
   ExchangeTensor wanted{nullptr, {1, 0}, from.is_frame ? 2 : 3, {2, static_cast<uint8_t>(8 * bytes), 1}, shape,
                         strides, 0};
@@ -138,7 +169,7 @@ nb::object push_tensor(BoundSession& self, nb::handle x, nb::handle out) {
     return nb::none();
   }
   nb::object y = nb::steal(static_cast<PyObject*>(object));
-  if (!look(y, session, P, &to)) return nb::none();
+  if (!look(y, true, session, P, &to)) return nb::none();
   self.push(from.data, from.row, from.step, from.T, to.data);
   return y;
 }

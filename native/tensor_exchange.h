@@ -1,5 +1,5 @@
 // PyTorch's tensors as seen from C, without its headers: the exchange table of DLPack 1.3, which `torch.Tensor` carries
-// as `__dlpack_c_exchange_api__`. A look at a tensor costs 20 ns, where attributes cost 50 each.
+// as `__dlpack_c_exchange_api__`. A look at a tensor costs as much as asking it for one of its attributes.
 #pragma once
 
 #include <cstdint>

@@ -146,6 +146,27 @@ def test_arrays_come_back_as_arrays():
     np.testing.assert_array_equal(target, y[:, 4:])
     with pytest.raises(SizeError, match="float64"):
         session.push(np.zeros((2, 4)))
+    with pytest.raises(SizeError, match="out is a list"):
+        session.push(np.zeros((2, 4), np.float32), out=[])
+
+
+def test_arrays_of_any_strides():
+    layer = ot.LSTM(4, 9).eval()
+    x = torch.randn(2, 6, 4)
+    y = whole_run(layer, x).y.numpy()
+    backwards = np.ascontiguousarray(x.numpy()[:, :, ::-1])[:, :, ::-1]
+    fixed = x.numpy().copy()
+    fixed.flags.writeable = False
+    raw = bytearray(1 + fixed.nbytes)
+    unaligned = np.frombuffer(raw, np.float32, fixed.size, 1).reshape(fixed.shape)
+    unaligned[:] = fixed
+    for given in (backwards, fixed, unaligned):
+        np.testing.assert_array_equal(ot.Session(layer, 2).push(given), y)
+    with pytest.raises(SizeError, match="read-only"):
+        ot.Session(ot.LSTM(4, 4), 2).push(x.numpy(), out=fixed)
+    array = x.numpy().copy()
+    with pytest.raises(InputError, match="shares memory"):
+        ot.Session(ot.LSTM(4, 4), 2).push(array, out=array)
 
 
 def test_strided_and_unaligned_inputs():

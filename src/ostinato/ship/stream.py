@@ -130,9 +130,7 @@ class Session:
     def _push_any(self, x: Any, out: Any) -> Any:
         """`push` where the quick way does not know x or out."""
         if isinstance(x, np.ndarray):
-            target = None if out is None else _tensor_of("out", out)
-            y = self._push_any(_tensor_of("x", x), target)
-            return y.numpy() if out is None else out
+            return self._push_array(x, out)
         x = self._checked("x", x, self.layer.input_size)
         T = x.shape[1] if x.dim() == 3 else None
         shape = (*x.shape[:-1], self.layer.output_size)
@@ -155,6 +153,15 @@ class Session:
         else:
             self._run_layer(chunk, y_chunk)
         return y if out is None else out
+
+    def _push_array(self, x: np.ndarray, out: Any) -> Any:
+        y = out
+        if out is None:
+            y = np.empty((*x.shape[:-1], self.layer.output_size), x.dtype)
+            if self._push(x, y) is not None:
+                return y
+        self._push_any(_tensor_of("x", x), _tensor_of("out", y))
+        return y
 
     def _run_layer(self, x: Tensor, y: Tensor) -> None:
         run = self.layer.run_contract if isinstance(self.layer, GatedStack) else self.layer
@@ -327,13 +334,15 @@ def _tensor_of(name: str, array: object) -> Tensor:
         raise SizeError(f"Session.push: {name} is a tensor and x is an array; give both as one of them")
     if not isinstance(array, np.ndarray):
         raise SizeError(f"Session.push: {name} is a {type(array).__name__}, expected an array")
-    if not array.flags.writeable or any(stride < 0 for stride in array.strides):
-        # PyTorch has no form for either; a frame is small.
+    if name == "x" and (not array.flags.writeable or any(stride < 0 for stride in array.strides)):
+        # PyTorch has no form for either.
         array = array.copy()
+    if not array.flags.writeable:
+        raise SizeError(f"Session.push: {name} is read-only; give an array that can be written")
     try:
         return torch.from_numpy(array)
-    except TypeError as error:
-        raise SizeError(f"Session.push: {name} has dtype {array.dtype}: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise SizeError(f"Session.push: {name} ({array.dtype}, strides {array.strides}): {error}") from error
 
 
 def _overlap(x: Tensor, y: Tensor) -> bool:
