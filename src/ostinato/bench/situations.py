@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -94,6 +95,7 @@ def peak_bytes(call: Callable[[], Any]) -> int | None:
     if not _RESET.exists() or not _status_bytes("VmHWM"):
         return None
     call()
+    _return_free_memory()
     try:
         _RESET.write_text("5", encoding="ascii")  # the high-water mark starts from the present size
     except PermissionError:
@@ -101,6 +103,13 @@ def peak_bytes(call: Callable[[], Any]) -> int | None:
     before = _status_bytes("VmRSS")
     call()
     return max(0, _status_bytes("VmHWM") - before)
+
+
+def _return_free_memory() -> None:
+    """Give pages that the C library keeps for later back to the system; what it keeps would hide a peak."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
 
 
 def _status_bytes(name: str) -> int:
