@@ -432,3 +432,25 @@ def test_sizes_of_nothing():
         out = layer(torch.zeros(shape))
         assert out.y.shape == (*shape[:2], H)
         assert out.state.h.shape == (shape[0], 1, 1, H)
+
+
+def test_inference_mode_and_changed_weights():
+    layer, x = ot.Recurrent(CELLS["gru"]()), torch.randn(2, 3, D)
+    with torch.inference_mode():
+        first = layer(x).y.clone()
+        assert torch.equal(layer(x).y, first)
+        for parameter in layer.parameters():
+            parameter.mul_(0.5)
+        changed = layer(x).y.clone()
+        inside = ot.Recurrent(CELLS["gru"]())
+        assert inside(x).y.shape == first.shape
+        assert inside.path == "native program"
+    assert not torch.allclose(first, changed)
+    assert torch.allclose(layer(x).y, changed, atol=1e-6)
+
+
+def test_without_the_native_kernels_a_cell_runs_as_steps(monkeypatch):
+    monkeypatch.setattr(program, "MISSING", "the native kernels are not built (gone)")
+    path = ot.Recurrent(CELLS["gru"]()).explain(torch.zeros(1, 1, D))
+    assert path.path == "torch steps"
+    assert "are not built" in path.reason

@@ -197,14 +197,16 @@ def _address(tensor: Tensor | None) -> int:
 def _constants(
     call: Call, program: Program, fixed: Mapping[str, Tensor], is_cached: bool
 ) -> tuple[list[Tensor], Tensor]:
-    key = (program, [(tensor.data_ptr(), tensor._version) for tensor in fixed.values()])
+    # Tensors of inference mode count no versions.
+    is_cached = is_cached and not any(tensor.is_inference() for tensor in fixed.values())
+    key = (program, [(t.data_ptr(), t._version) for t in fixed.values()]) if is_cached else None
     cache = call.cache
     if is_cached and cache.packed is not None and cache.key == key:
         return cache.constants, cache.packed
     with torch.no_grad():
         constants = [_plain(value, call) for value in call.compiled.constants(fixed)]
     packed = _packed(program, constants, call)
-    if is_cached and not any(tensor.is_inference() for tensor in fixed.values()):
+    if is_cached:
         cache.key, cache.constants, cache.packed = key, constants, packed
     return constants, packed
 

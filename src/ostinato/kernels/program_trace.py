@@ -63,6 +63,11 @@ class Trace(NamedTuple):
 
 
 class _Recorder(TorchDispatchMode):
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # True would import torch's compiler, which takes seconds, at the first operator of a trace.
+        return False
+
     def __init__(self) -> None:
         super().__init__()
         self._number: dict[int, int] = {}
@@ -90,6 +95,11 @@ class _Recorder(TorchDispatchMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         packet = function._schema.name.partition("::")[2]
+        # Inference mode hands composite operators over whole; elsewhere they come in parts already.
+        with self:
+            parts = function.decompose(*args, **kwargs)
+        if parts is not NotImplemented:
+            return parts
         if _RANDOM in function.tags:
             raise Unsupported(f"{packet} is random")
         if packet in _READS:

@@ -56,7 +56,8 @@ def _difference(
         for name, tensor in fixed_tensors(cell).items()
     }
     x = random(_B, _T, sizes.input_size).requires_grad_(wants_gradients)
-    dt = torch.rand(_B, _T, generator=generator, dtype=dtype) if sizes.takes_dt else None
+    elapsed = torch.rand(_B, _T, generator=generator, dtype=dtype).requires_grad_(wants_gradients)
+    dt = elapsed if sizes.takes_dt else None
     # Some rows as a run begins, the others anywhere.
     state = {}
     begin = cell.initial_state(_B)  # type: ignore[operator]
@@ -84,6 +85,7 @@ def _difference(
             return None
         weights = [random(*one.shape) for _, one, _ in values]
         sources = {"x": x, **{f"state.{name}": leaf for name, leaf in state.items()}}
+        sources |= {} if dt is None else {"dt": dt}
         sources |= {name: tensor for name, tensor in own.items() if tensor.requires_grad}
         results = []
         for results_of in ([one for _, one, _ in values], [other for _, _, other in values]):
