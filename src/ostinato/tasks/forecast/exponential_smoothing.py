@@ -11,6 +11,8 @@ ETS(error, trend, season).
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
@@ -22,13 +24,11 @@ from ostinato.errors import InputError, MissingExtraError
 
 Array = NDArray[np.float64]
 
-MAX_FIT_STEPS = (
-    20_000  # smoothing parameters are fitted on the last steps; older ones hardly weigh in a recursion
-)
+# smoothing parameters are fitted on the last steps; older ones hardly weigh in a recursion
+MAX_FIT_STEPS = 20_000
 MAX_SEASON = 400  # statsmodels' arrays grow with steps × season; longer seasons keep a fixed profile
-ESTIMATED_INITIAL_STATES = (
-    50_000  # steps × season up to which fitting initial states costs well under a second
-)
+# steps × season up to which fitting initial states costs well under a second
+ESTIMATED_INITIAL_STATES = 50_000
 SIMULATED_PATHS = 1000
 MAX_SIMULATED_VALUES = 4_000_000
 TINY = 1e-8
@@ -125,20 +125,16 @@ class ExponentialSmoothing:
             self.note = (
                 f"{self.note}; " if self.note else ""
             ) + f"fitted on the last {recent.size} of {values.size} steps"
-        fits = sorted(
-            (
-                fit
-                for form in _candidates(recent, self.m, profile.size == 1)
-                if (fit := _fit(recent, form, self.m, False))
-            ),
-            key=lambda fit: fit[0],
-        )
-        if recent.size * self.m <= ESTIMATED_INITIAL_STATES:
-            refined = [_fit(recent, form, self.m, True) for _, form, _ in fits[:3]]
-            fits = sorted([*fits, *filter(None, refined)], key=lambda fit: fit[0])
-        if not fits:
-            raise InputError("ets: statsmodels could fit no form to this series")
-        _, self.form, self.parameters = fits[0]
+        with _ets_model() as kind:
+            forms = _candidates(recent, self.m, profile.size == 1)
+            tried = [_fit(kind, recent, form, self.m, False) for form in forms]
+            fits = sorted(filter(None, tried), key=lambda fit: fit.aicc)
+            if recent.size * self.m <= ESTIMATED_INITIAL_STATES:
+                refined = [_fit(kind, recent, fit.form, self.m, True) for fit in fits[:3]]
+                fits = sorted([*fits, *filter(None, refined)], key=lambda fit: fit.aicc)
+            if not fits:
+                raise InputError("ets: statsmodels could fit no form to this series")
+            self.form, self.parameters = fits[0].form, fits[0].parameters()
         if shortened:
             # before the fitted part only origins inside the training data need states, and rough ones do
             self.fitted_from = values.size - recent.size
@@ -318,17 +314,43 @@ def _initial_states(values: Array, m: int, season: str, cycles: int) -> tuple[fl
     return float(level), float(growth), profile
 
 
-def _fit(values: Array, form: Form, m: int, estimate_states: bool) -> tuple[float, Form, Parameters] | None:
-    """(AICc, form, parameters), or None where statsmodels finds no finite likelihood or the series is too
-    short."""
+@contextmanager
+def _ets_model() -> Iterator[Any]:
+    """statsmodels' class, with BLAS held to one thread: L-BFGS factors matrices of a few rows, and several
+    threads spend up to ten times the fit's own time on waiting for each other."""
     try:
         from statsmodels.tsa.exponential_smoothing.ets import ETSModel
-    except ImportError:
-        raise MissingExtraError("the baseline 'ets'", "statsmodels", "baselines") from None
+        from threadpoolctl import threadpool_limits
+    except ImportError as error:
+        package = (error.name or "statsmodels").partition(".")[0]
+        raise MissingExtraError("the baseline 'ets'", package, "baselines") from None
+    with threadpool_limits(1, user_api="blas"):
+        yield ETSModel
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A form fitted to a series: statsmodels' model and its parameters."""
+
+    aicc: float
+    form: Form
+    model: Any
+    found: Array
+
+    def parameters(self) -> Parameters:
+        """Ours from theirs: for the chosen form only, as statsmodels also computes a Hessian here."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _parameters(self.model.smooth(self.found), self.form)
+
+
+def _fit(kind: Any, values: Array, form: Form, m: int, estimate_states: bool) -> _Fit | None:
+    """The fit with the lowest AICc, or None where statsmodels finds no finite likelihood or the series is too
+    short."""
     count = _parameter_count(form, m)
     if values.size < count + 2 or (estimate_states and values.size < max(10 + 2 * (m // 2), 2 * m)):
         return None
-    best = None
+    best: _Fit | None = None
     options: list[dict[str, Any]] = [{"initialization_method": "estimated"}]
     if not estimate_states:
         options = []
@@ -344,7 +366,7 @@ def _fit(values: Array, form: Form, m: int, estimate_states: bool) -> tuple[floa
         with warnings.catch_warnings():
             # a start that does not converge loses by its likelihood; there is nothing for the user to do
             warnings.simplefilter("ignore")
-            model = ETSModel(
+            model = kind(
                 values,
                 error=form.error,
                 trend="add" if form.trend else None,
@@ -353,10 +375,11 @@ def _fit(values: Array, form: Form, m: int, estimate_states: bool) -> tuple[floa
                 seasonal_periods=m if form.season else None,
                 **option,
             )
-            result = model.fit(disp=False, maxiter=200)
-        aicc = -2 * result.llf + 2 * count + 2 * count * (count + 1) / (values.size - count - 1)
-        if np.isfinite(aicc) and (best is None or aicc < best[0]):
-            best = (float(aicc), form, _parameters(result, form))
+            found = model.fit(disp=False, maxiter=200, return_params=True)
+            log_likelihood = model.loglike(found)
+        aicc = -2 * log_likelihood + 2 * count + 2 * count * (count + 1) / (values.size - count - 1)
+        if np.isfinite(aicc) and (best is None or aicc < best.aicc):
+            best = _Fit(float(aicc), form, model, found)
     return best
 
 
