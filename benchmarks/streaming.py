@@ -3,8 +3,8 @@
     python benchmarks/streaming.py [--sizes 32,64,128] [--cells lstm,gru,rnn] [--seconds 0.5] [--threads 1]
 
 D = H. Contestants of a size take turns in one process; a turn is a run of single calls, each timed by itself,
-less what reading the clock takes. The ratio is a contestant's median over that of the session with a buffer for
-y. ONNX Runtime has its inputs and outputs bound, and is left out where it is not installed.
+less what reading the clock takes. The ratio is a contestant's median over that of the session with a buffer
+for y. ONNX Runtime has its inputs and outputs bound, and is left out where it is not installed.
 """
 
 from __future__ import annotations
