@@ -144,8 +144,12 @@ def _entry(layer: Any, weights: Sequence[Tensor], addresses: list[int], n_steps:
     counted, so contents are compared too: all of them, or samples where large weights meet a few steps only.
     """
     owner = weights[1]
-    is_uncounted = owner.is_inference()
-    key = (layer, _native.isa(), addresses, None if is_uncounted else [w._version for w in weights])
+    versions = None
+    # Tensors made in inference mode have no version.
+    is_uncounted = any([weight.is_inference() for weight in weights])
+    if not is_uncounted:
+        versions = [weight._version for weight in weights]
+    key = (layer, _native.isa(), addresses, versions)
     found = _packed.get(id(owner))
     if found is not None and found[0]() is owner and found[1].key == key:
         is_sampled = n_steps < _SEVERAL_STEPS and not is_uncounted
