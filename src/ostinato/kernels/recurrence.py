@@ -62,6 +62,9 @@ def run_steps(task: Task, given: Arguments) -> list[Tensor]:
     x, mask, resets = given.x, given.mask, given.resets
     if x.shape[1] == 0:
         return _outputs_of_no_step(task, given)
+    if mask is not None:
+        # What stands in the padding may be NaN; 0·NaN in a backward product would spread it.
+        x = x.masked_fill(~mask.unsqueeze(2), 0.0)
     if is_reverse:
         x, mask = x.flip(1), None if mask is None else mask.flip(1)
         # The reverse direction resets after step t, which is before its next step.

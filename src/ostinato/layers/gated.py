@@ -138,6 +138,9 @@ class GatedStack(Stack):
                 self._paths[key] = path
         return path
 
+    def _skips_padding(self, path: str) -> bool:
+        return path == "native" and not self.spec.is_linear
+
     def _like(self) -> Tensor:
         return named_tensor(self, "weight_ih_l0")
 

@@ -97,6 +97,10 @@ class Stack(nn.Module):
     def _choose(self, request: Request) -> Path:
         raise NotImplementedError
 
+    def _skips_padding(self, path: str) -> bool:
+        """Whether this path never reads x at masked steps, so that anything may stand there."""
+        return False
+
     def _like(self) -> Tensor:
         """A tensor whose dtype and device the layer computes in."""
         for parameter in self.parameters():
@@ -223,7 +227,7 @@ class Stack(nn.Module):
                 self.path = path.path
         elif self.path != path.path:
             self.path = path.path
-        if mask is not None:
+        if mask is not None and not self._skips_padding(path.path):
             # What stands in the padding may be NaN; 0·NaN in a backward product would spread it.
             x = x.masked_fill(~mask.unsqueeze(2), 0.0)
         if stretch.n_steps == 0:
