@@ -56,6 +56,12 @@ int64_t size_class(int64_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
+// Two words multiplied, both halves of the product folded: every bit of either moves about half of the result's.
+uint64_t mixed(uint64_t a, uint64_t b) {
+  const unsigned __int128 product = static_cast<unsigned __int128>(a) * b;
+  return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
+}
+
 }  // namespace
 
 Buffer::Buffer(int64_t bytes) : bytes_(size_class(bytes > 0 ? bytes : 1)) {
@@ -119,6 +125,26 @@ void release_cached_memory() {
   for (const Block& block : all.blocks) std::free(block.data);
   all.blocks.clear();
   all.bytes = 0;
+}
+
+uint64_t digest_of(const char* from, int64_t bytes, int64_t stride, uint64_t seed) {
+  constexpr int kLanes = 4;
+  constexpr uint64_t kOdd[kLanes] = {0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93};
+  uint64_t lanes[kLanes] = {seed, seed + 1, seed + 2, seed + 3};
+  int64_t done = 0;
+  for (; done + 64 <= bytes; done += 64 * stride) {
+    uint64_t words[2 * kLanes];
+    std::memcpy(words, from + done, sizeof words);
+    for (int i = 0; i < kLanes; ++i) lanes[i] = mixed(words[2 * i] ^ kOdd[i], words[2 * i + 1] ^ lanes[i]);
+  }
+  // The last 64 bytes, which may overlap, so that the end is always seen.
+  uint64_t rest[2 * kLanes] = {};
+  const int64_t n = bytes < 64 ? bytes : 64;
+  std::memcpy(rest, from + bytes - n, static_cast<size_t>(n));
+  for (int i = 0; i < kLanes; ++i) lanes[i] = mixed(rest[2 * i] ^ kOdd[i], rest[2 * i + 1] ^ lanes[i]);
+  uint64_t whole = static_cast<uint64_t>(bytes);
+  for (uint64_t lane : lanes) whole = mixed(whole ^ kOdd[0], lane ^ kOdd[1]);
+  return whole;
 }
 
 }  // namespace ostinato

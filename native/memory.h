@@ -30,4 +30,7 @@ void prefer_huge_pages(void* data, int64_t bytes);
 // Gives cached blocks back to the system.
 void release_cached_memory();
 
+// A number that tells memory's contents apart, from every 64 bytes or, with a stride of n, from every n-th 64.
+uint64_t digest_of(const char* from, int64_t bytes, int64_t stride, uint64_t seed);
+
 }  // namespace ostinato

@@ -299,6 +299,8 @@ def forward(
     B, T, D, H = _sizes(task, x, weights)
     layer = _layer(task, D, H, x.dtype)
     packed, _ = _pack(task, layer, x, weights, _weight_slots(task, len(weights)), backward=False)
+    if resets is not None and not initial:
+        raise InputError("resets: expected the state after a reset in `initial`, found none")
     inputs = _inputs(x, state, initial, noise)
     P = task.options.projection or H
     # Steps that are not real are not written.
