@@ -8,6 +8,8 @@ namespace ostinato {
 namespace OSTINATO_ISA {
 namespace {
 
+typedef uint32_t VectorBits __attribute__((vector_size(kVectorBytes)));
+
 // Bytes of one block of W units by G gates over K inputs.
 constexpr int64_t block_bytes(WeightFormat format, int64_t K, int64_t G) {
   const int64_t n = format == WeightFormat::int8 ? K : (K + 1) / 2 * 4;
@@ -15,8 +17,8 @@ constexpr int64_t block_bytes(WeightFormat format, int64_t K, int64_t G) {
 }
 
 // Two weights to a lane, k even in the low half, so that either is one operation away from a float.
-OSTINATO_INLINE VectorF even_weights(VectorFI pair) { return (VectorF)(pair << 16); }
-OSTINATO_INLINE VectorF odd_weights(VectorFI pair) { return (VectorF)(pair & int32_t(0xFFFF0000)); }
+OSTINATO_INLINE VectorF even_weights(VectorBits pair) { return (VectorF)(pair << 16); }
+OSTINATO_INLINE VectorF odd_weights(VectorBits pair) { return (VectorF)(pair & 0xFFFF0000u); }
 
 // W bytes as floats. The compiler's own conversion of short vectors takes them apart.
 OSTINATO_INLINE VectorF widened(const int8_t* from) {
@@ -25,10 +27,10 @@ OSTINATO_INLINE VectorF widened(const int8_t* from) {
 #elif defined(__AVX2__)
   return (VectorF)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)from)));
 #else
-  int32_t four;
+  uint32_t four;
   std::memcpy(&four, from, sizeof four);
-  const VectorFI lanes = {four << 24, four << 16, four << 8, four};
-  return __builtin_convertvector(lanes >> 24, VectorF);
+  const VectorBits lanes = {four << 24, four << 16, four << 8, four};
+  return __builtin_convertvector((VectorFI)lanes >> 24, VectorF);
 #endif
 }
 
@@ -48,7 +50,7 @@ OSTINATO_INLINE void accumulate_format(Tile<float, R, V>& tile, const float* con
     for (; k + 1 < K; k += 2) {
 #pragma GCC unroll 24
       for (int v = 0; v < V; ++v) {
-        VectorFI pair;
+        VectorBits pair;
         std::memcpy(&pair, weights + (v / G) * stride + (k / 2 * G + v % G) * W * 4, sizeof pair);
         const VectorF even = even_weights(pair), odd = odd_weights(pair);
 #pragma GCC unroll 8
@@ -61,7 +63,7 @@ OSTINATO_INLINE void accumulate_format(Tile<float, R, V>& tile, const float* con
     if (k < K) {
 #pragma GCC unroll 24
       for (int v = 0; v < V; ++v) {
-        VectorFI pair;
+        VectorBits pair;
         std::memcpy(&pair, weights + (v / G) * stride + (k / 2 * G + v % G) * W * 4, sizeof pair);
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) acc[r][v] = fma(broadcast(rows[r][k]), even_weights(pair), acc[r][v]);
