@@ -174,7 +174,7 @@ class NoStepCell(ot.Cell):
 @pytest.mark.parametrize(
     ("cell", "message"),
     [
-        (int, "expected one of: rnn, lstm, gru, or a Cell class"),
+        (int, "expected one of: rnn, lstm, gru, mingru, minlstm, rglru, or a Cell class"),
         (ot.GRUCell(3, 4), "not an instance"),
         (NoArgumentsCell, "must be built by NoArgumentsCell"),
         (NoStepCell, "defines no step"),

@@ -10,14 +10,21 @@ initial weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ostinato.layers.cells import Cell
-from ostinato.layers.heads import DistributionHead, QuantileHead, distribution_head
+from ostinato.layers.heads import (
+    DistributionHead,
+    QuantileHead,
+    distribution_head,
+    joint_pinball,
+    joint_quantiles,
+)
 from ostinato.layers.stack import Stack
 from ostinato.models.encoder import build_encoder
 from ostinato.types import Batch, LossOutput, State
@@ -68,11 +75,46 @@ def _heads(modules: nn.ModuleList) -> list[DistributionHead]:
     return cast("list[DistributionHead]", list(modules))
 
 
+class _Trunk(torch.autograd.Function):
+    """gelu(first)·keep_first -> second layer -> gelu·keep_second, whose backward pass works in place.
+
+    The tensors are as large as a cache; one pass less over each, and one allocation less, is a sixth of the
+    time of a training step.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, first: Tensor, weight: Tensor, bias: Tensor, keep_first: Tensor, keep_second: Tensor
+    ) -> Tensor:
+        """first (…, n, F), keep (…, 1, F) or empty for 1 everywhere -> (…, n, F)."""
+        inner = _kept(F.gelu(first), keep_first)
+        second = F.linear(inner, weight, bias)
+        ctx.save_for_backward(first, inner, second, weight, keep_first, keep_second)
+        return _kept(F.gelu(second), keep_second)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of the first layer's sums, and of the second layer."""
+        first, inner, second, weight, keep_first, keep_second = ctx.saved_tensors
+        d_second = d_out * keep_second if keep_second.numel() else d_out.contiguous()
+        d_second = torch.ops.aten.gelu_backward(d_second, second).flatten(0, -2)
+        d_first = _kept((d_second @ weight).view_as(first), keep_first)
+        torch.ops.aten.gelu_backward(d_first, first, grad_input=d_first)
+        d_weight = d_second.t() @ inner.flatten(0, -2)
+        return d_first, d_weight, d_second.sum(0), None, None
+
+
+def _kept(x: Tensor, keep: Tensor) -> Tensor:
+    return x.mul_(keep) if keep.numel() else x
+
+
 class _Decoder(nn.Module):
     """Two layers over a context that is shared by n steps, and what differs from step to step.
 
-    context (…, 1 or n, C) and own (…, n, W) -> (…, n, size). The context is multiplied once, not n times, and
-    one dropout mask serves all n steps, which costs a fraction of one each.
+    context (…, 1 or n, C), own (…, n, W) and what is the same for all leading axes, fixed (n, V), whose
+    weights follow those of `own` -> (…, n, size). The context is multiplied once, not n times, and one
+    dropout mask serves all n steps, which costs a fraction of one each.
     """
 
     def __init__(self, context: int, own: int, size: int, dropout: float):
@@ -82,14 +124,24 @@ class _Decoder(nn.Module):
         self.second = nn.Linear(size, size)
         self.dropout = dropout
 
-    def forward(self, context: Tensor, own: Tensor) -> Tensor:
-        first = self._drop(F.gelu(self.context(context) + self.own(own)))
-        return self._drop(F.gelu(self.second(first)))
+    def forward(self, context: Tensor, own: Tensor, fixed: Tensor | None = None) -> Tensor:
+        # Recurrent layers leave autocast as well; what follows is small beside them.
+        with torch.autocast(own.device.type, enabled=False):
+            context, own = context.to(self.own.weight.dtype), own.to(self.own.weight.dtype)
+            first = F.linear(own, self.own.weight[:, : own.shape[-1]])
+            first += self.context(context)
+            if fixed is not None:
+                first += F.linear(fixed, self.own.weight[:, own.shape[-1] :])
+            keep_first, keep_second = self._keep(first), self._keep(first)
+            return cast(
+                "Tensor",
+                _Trunk.apply(first, self.second.weight, self.second.bias, keep_first, keep_second),
+            )
 
-    def _drop(self, x: Tensor) -> Tensor:
+    def _keep(self, x: Tensor) -> Tensor:
         if not self.training or not self.dropout:
-            return x
-        return x * F.dropout(x.new_ones(*x.shape[:-2], 1, x.shape[-1]), self.dropout)
+            return x.new_empty(0)
+        return F.dropout(x.new_ones(*x.shape[:-2], 1, x.shape[-1]), self.dropout)
 
 
 def _clip(x: Tensor) -> Tensor:
@@ -147,8 +199,7 @@ class DirectForecaster(nn.Module):
 
     def start_from(self, mixture: Tensor, gaps: Tensor) -> None:
         """Begin every member as a mixture of anchors (H, A) with given gaps between quantiles (H, Q - 1)."""
-        for head in self.heads:
-            assert isinstance(head, QuantileHead)
+        for head in self._quantile_heads:
             head.start_from(mixture, gaps)
 
     def encode(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
@@ -166,20 +217,25 @@ class DirectForecaster(nn.Module):
         Returns:
             (M, n, horizon, Q) in the same unit.
         """
-        n, horizon = anchors.shape[:2]
-        clipped = _clip(anchors)
-        quantiles = []
-        for i, (decoder, head, steps) in enumerate(zip(self.decoders, self.heads, self.steps, strict=True)):
-            own = torch.cat([future, clipped, steps.expand(n, horizon, -1)], dim=-1)
-            quantiles.append(head(decoder(hidden[:, i, None], own), anchors))
-        return torch.stack(quantiles)
+        return self._quantiles(hidden, future, anchors).permute(0, 2, 3, 1)
+
+    def _quantiles(self, hidden: Tensor, future: Tensor, anchors: Tensor) -> Tensor:
+        """`decode`, as (M, Q, n, horizon)."""
+        own = torch.cat([future, _clip(anchors)], dim=-1)
+        features = [
+            decoder(hidden[:, i, None], own, steps)
+            for i, (decoder, steps) in enumerate(zip(self.decoders, self.steps, strict=True))
+        ]
+        return joint_quantiles(self._quantile_heads, features, anchors)
+
+    @property
+    def _quantile_heads(self) -> list[QuantileHead]:
+        return cast("list[QuantileHead]", list(self.heads))
 
     def predict(self, hidden: Tensor, future: Tensor, anchors: Tensor) -> Tensor:
         """Quantiles averaged over members, blended with the untrained head's: (n, horizon, Q)."""
         said = self.decode(hidden, future, anchors).mean(0)
-        head = self.heads[0]
-        assert isinstance(head, QuantileHead)
-        return torch.lerp(head.untrained(anchors), said, self.blend)
+        return torch.lerp(self._quantile_heads[0].untrained(anchors), said, self.blend)
 
     def loss(self, batch: Batch, state: State | None = None) -> LossOutput:
         """Weighted pinball loss, averaged over members, summed over the targets of all origins.
@@ -188,15 +244,13 @@ class DirectForecaster(nn.Module):
         (B, O, horizon, P), `anchors` (B, O, horizon, A), `y`, `mask` and `weight` (B, O, horizon).
         """
         hidden, after = self.encode(batch.x, state)
-        B, n_origins = batch.origins.shape
-        rows = torch.arange(B, device=hidden.device)[:, None]
+        rows = torch.arange(len(batch.x), device=hidden.device)[:, None]
         chosen = hidden[rows, batch.origins].flatten(0, 1)
-        quantiles = self.decode(chosen, batch.future.flatten(0, 1), batch.anchors.flatten(0, 1))
-        head = self.heads[0]
-        assert isinstance(head, QuantileHead)
-        per_target = head.loss(quantiles, batch.y.flatten(0, 1)).mean(0).view(B, n_origins, -1)
-        mask = batch.mask.to(per_target.dtype)
-        return LossOutput((per_target * mask * batch.weight).sum(), mask.sum(), after)
+        quantiles = self._quantiles(chosen, batch.future.flatten(0, 1), batch.anchors.flatten(0, 1))
+        mask = batch.mask.to(quantiles.dtype)
+        weight = (mask * batch.weight).flatten(0, 1)
+        levels = self._quantile_heads[0].levels
+        return LossOutput(joint_pinball(quantiles, batch.y.flatten(0, 1), weight, levels), mask.sum(), after)
 
 
 class AutoregressiveForecaster(nn.Module):
