@@ -66,6 +66,8 @@ void bind_session(nb::module_& module);
 }  // namespace ostinato
 
 NB_MODULE(_native, module) {
+  // Caches of Python functions hold layers and packed weights until the interpreter ends; nanobind would call them leaks.
+  nb::set_leak_warnings(false);
   module.doc() = "Native kernels of ostinato; ostinato.kernels is their only caller.";
   ostinato::bind_isa(module);
   ostinato::bind_pool(module);

@@ -7,7 +7,7 @@ import torch
 
 from ostinato.kernels import native
 from ostinato.kernels.cell_options import CellOptions
-from ostinato.kernels.native import Task
+from ostinato.kernels.task import Task
 
 # The one tolerance table: maximum error over maximum value. Changing it needs a note in docs/log.md.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5, torch.bfloat16: 2e-2}

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ostinato.kernels import native, operators, recurrence, reference
-from ostinato.kernels.native import Task
 from ostinato.kernels.recurrence import Arguments
 from ostinato.kernels.reference import CellOptions
+from ostinato.kernels.task import Task
 
 _native = pytest.importorskip("ostinato._native", reason="the native kernels are not built")
 

@@ -12,9 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ostinato.kernels import native, operators, recurrence, reference
-from ostinato.kernels.native import Task
 from ostinato.kernels.recurrence import Arguments
 from ostinato.kernels.reference import CellOptions
+from ostinato.kernels.task import Task
 
 D, H = 3, 5
 EVERYTHING = CellOptions(norm=True, peephole=True, coupled_gates=True, projection=4, zoneout={"c": 0.2})
@@ -67,21 +67,19 @@ def kernel(request, monkeypatch):
     def saved_shapes(task, B, T, D, H, dtype):
         return [] if task.keeps == "nothing" else [((B, T, 2 * H), dtype)]
 
-    def forward(task, x, *rest):
+    def forward(task, given):
         calls.kept.append(task.keeps)
         with torch.no_grad():
-            outputs = recurrence.run_steps(task, Arguments(x, *rest))
-        shapes = saved_shapes(task, *x.shape, H, x.dtype)
+            outputs = recurrence.run_steps(task, given)
+        shapes = saved_shapes(task, *given.x.shape, H, given.x.dtype)
         return outputs, [torch.full(shape, 3.0, dtype=dtype) for shape, dtype in shapes]
 
-    def backward(task, saved, x, y, *rest, **wants):
+    def backward(task, given, saved, y, upstream, **wants):
         assert [value.unique().tolist() for value in saved] == [[3.0]]
         # As the native code does, which turns what was saved into gradients.
         saved[0].zero_()
-        *given, d_y, d_final, d_cells = rest
-        given = Arguments(x, *given)
         tensors = recurrence.tensors_of(given)
-        grads = [d_y, *d_final, *([d_cells] if task.returns_cells else [])]
+        grads = [upstream.y, *upstream.final, *([upstream.cells] if task.returns_cells else [])]
         found = recurrence.steps_gradients(task, given, [True] * len(tensors), grads)
         found = [torch.zeros_like(v) if d is None else d for v, d in zip(tensors, found, strict=True)]
         parts = recurrence.with_tensors(given, found)
@@ -207,10 +205,10 @@ def test_tensors_without_memory_go_through_the_operator(kernel):
 def test_nothing_is_kept_without_a_gradient_and_what_was_asked_for_with_one(monkeypatch):
     kept = []
 
-    def forward(task, x, *rest):
+    def forward(task, given):
         kept.append(task.keeps)
         with torch.no_grad():
-            return recurrence.run_steps(task, Arguments(x, *rest)), []
+            return recurrence.run_steps(task, given), []
 
     monkeypatch.setattr(native, "obstacle", lambda *_: None)
     monkeypatch.setattr(native, "forward", forward)

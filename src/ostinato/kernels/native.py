@@ -15,42 +15,17 @@ import torch
 from torch import Tensor
 
 from ostinato.errors import InputError, SizeError
+from ostinato.kernels.native_module import MISSING as _MISSING
+from ostinato.kernels.native_module import extension as _native
 from ostinato.kernels.reference import CELLS, CellOptions
-
-try:
-    from ostinato import _native
-except ImportError as error:
-    _native = None  # type: ignore[assignment]
-    _MISSING = f"the native kernels are not built ({error})"
-else:
-    _MISSING = ""
+from ostinato.kernels.task import Arguments, Task, Upstream
 
 _CELLS = {"rnn": 0, "lstm": 1, "gru": 2}
 _DTYPES = (torch.float32, torch.float64)
 _NAMES = (
-    "weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "peephole", "norm_ih.weight", "norm_hh.weight",
-    "norm_c.weight", "norm_c.bias",
+    "weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "peephole",
+    "norm_ih.weight", "norm_hh.weight", "norm_c.weight", "norm_c.bias",
 )  # fmt: skip
-
-
-class Task(NamedTuple):
-    """What one call computes: one direction of one layer.
-
-    Attributes:
-        cell: its row of `reference.CELLS`.
-        options: of the cell; `training` makes zoneout random.
-        is_reverse: from the last real step to the first.
-        returns_cells: also give the cell state after every step (LSTM).
-        keeps: what forward saves for backward: `nothing`, `gates`, or `outputs`, from which backward computes
-            the gates again: a third of the memory and a third more work; or `inputs`, which is not for these
-            kernels: the plain steps run again in backward.
-    """
-
-    cell: str
-    options: CellOptions
-    is_reverse: bool
-    returns_cells: bool
-    keeps: str
 
 
 def _task_obstacle(task: Task) -> str | None:
@@ -126,8 +101,8 @@ class _Entry:
         self.backward: Any = None
 
 
-# Packed copies by the tensor weight_hh. They live here and not in the layers, so that modules copy, pickle and
-# distribute as any other.
+# Packed copies by the tensor weight_hh. They live here and not in the layers, so that modules copy, pickle
+# and distribute as any other.
 _packed: dict[int, tuple[weakref.ref[Tensor], _Entry]] = {}
 
 
@@ -239,10 +214,10 @@ class _Inputs(NamedTuple):
         h, c = _two(self.state)
         initial_h, initial_c = _two(self.initial)
         recurrent, zoneout_h, zoneout_c = self.noise
-        changes = recurrent is not None and len(recurrent) > 1
+        step = 0 if recurrent is None or len(recurrent) == 1 else recurrent.stride(0)
         return [
-            self.x.data_ptr(), self.x.stride(0), self.x.stride(1), _address(h), _address(c), _address(initial_h),
-            _address(initial_c), _address(recurrent), recurrent[0].numel() if changes else 0,  # type: ignore[index]
+            self.x.data_ptr(), self.x.stride(0), self.x.stride(1), _address(h), _address(c),
+            _address(initial_h), _address(initial_c), _address(recurrent), step,
             _address(zoneout_h), _address(zoneout_c),
         ]  # fmt: skip
 
@@ -277,25 +252,18 @@ def _saved_pair(task: Task, saved: Sequence[Tensor]) -> tuple[Tensor | None, Ten
 
 def _sizes(task: Task, x: Tensor, weights: Sequence[Tensor]) -> tuple[int, int, int, int]:
     gates = CELLS[task.cell].gates - task.options.coupled_gates
-    return (*x.shape, weights[1].shape[0] // gates)  # type: ignore[return-value]
+    B, T, D = x.shape
+    return B, T, D, weights[1].shape[0] // gates
 
 
-def forward(
-    task: Task,
-    x: Tensor,
-    state: Sequence[Tensor],
-    initial: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    mask: Tensor | None,
-    resets: Tensor | None,
-    noise: Sequence[Tensor | None],
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Run over x (B, T, D); see `operators.Arguments` for the shapes.
+def forward(task: Task, given: Arguments) -> tuple[list[Tensor], list[Tensor]]:
+    """Run over x (B, T, D).
 
     Returns:
-        y (B, T, P), the final leaves (B, ·) and the cell states (B, T, H) where the task returns them; and what
-        backward needs, in the shapes of `saved_shapes`.
+        y (B, T, P), the final leaves (B, ·) and the cell states (B, T, H) where the task returns them; and
+        what backward needs, in the shapes of `saved_shapes`.
     """
+    x, state, initial, weights, mask, resets, noise = given
     B, T, D, H = _sizes(task, x, weights)
     layer = _layer(task, D, H, x.dtype)
     packed, _ = _pack(task, layer, x, weights, _weight_slots(task, len(weights)), backward=False)
@@ -325,31 +293,24 @@ def forward(
 
 def backward(
     task: Task,
+    given: Arguments,
     saved: Sequence[Tensor],
-    x: Tensor,
     y: Tensor,
-    state: Sequence[Tensor],
-    initial: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    mask: Tensor | None,
-    resets: Tensor | None,
-    noise: Sequence[Tensor | None],
-    d_y: Tensor | None,
-    d_final: Sequence[Tensor | None],
-    d_cells: Tensor | None,
+    upstream: Upstream,
     *,
     wants_x: bool = True,
     wants_weights: bool = True,
 ) -> tuple[Tensor | None, list[Tensor], list[Tensor], list[Tensor | None]]:
-    """Gradients of x, state, initial and weights from those of the outputs (None: zero). Writes over `saved`."""
+    """Gradients of x, state, initial and weights from those of the outputs. Writes over `saved`."""
+    x, state, initial, weights, mask, resets, noise = given
     B, T, D, H = _sizes(task, x, weights)
     layer = _layer(task, D, H, x.dtype)
     slots = _weight_slots(task, len(weights))
     packed, packed_back = _pack(task, layer, x, weights, slots, backward=True)
     inputs = _inputs(x, state, initial, noise)
     schedule = _schedule(task, B, T, mask, resets)
-    d_y, d_cells = _contiguous([d_y, d_cells])
-    d_h_final, d_c_final = d_ends = _two(_contiguous(d_final))
+    d_y, d_cells = _contiguous([upstream.y, upstream.cells])
+    d_final = _two(_contiguous(upstream.final))
     gates, c_before = _saved_pair(task, saved)
     if [tuple(one.shape) for one in saved] != [shape for shape, _ in saved_shapes(task, B, T, D, H, x.dtype)]:
         raise InputError("backward: the instruction set is another one than in forward; switch between calls")
@@ -367,7 +328,7 @@ def backward(
     layer.backward(
         packed_back, packed, schedule, inputs.addresses(),
         [y.data_ptr(), 0, 0, 0, _address(gates), _address(c_before)],
-        [_address(one) for one in (d_y, d_cells, *d_ends, d_x, d_h0, d_c0, d_initial_h, d_initial_c)],
+        [_address(one) for one in (d_y, d_cells, *d_final, d_x, d_h0, d_c0, d_initial_h, d_initial_c)],
         _addresses(slots, d_weights if not is_empty else [None] * len(weights)),
         task.keeps == "outputs", torch.get_num_threads(),
     )  # fmt: skip

@@ -24,9 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ostinato.kernels import native, reference
-from ostinato.kernels.native import Task
 from ostinato.kernels.recurrence import (
-    Arguments,
     MaybeTensors,
     hidden_size,
     run_steps,
@@ -34,6 +32,7 @@ from ostinato.kernels.recurrence import (
     tensors_of,
 )
 from ostinato.kernels.reference import CellOptions
+from ostinato.kernels.task import Arguments, Task, Upstream
 
 # Other classes of tensors (fake, functional, distributed) hold no memory that a kernel could read.
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -174,7 +173,7 @@ def _is_native(task: Task, like: Tensor) -> bool:
 
 def _forward(task: Task, given: Arguments) -> tuple[list[Tensor], list[Tensor]]:
     if _is_native(task, given.x):
-        return native.forward(task, *given)
+        return native.forward(task, given)
     with torch.no_grad():
         return run_steps(task, given), []
 
@@ -191,8 +190,8 @@ def _backward(
         d_y, *d_final = grads
         d_cells = d_final.pop() if task.returns_cells else None
         d_x, d_state, d_initial, d_weights = native.backward(
-            task, saved, given.x, y, *given[1:], d_y, d_final, d_cells,
-            wants_x=wanted[0], wants_weights=any(wanted[-len(given.weights) :]),
+            task, given, saved, y, Upstream(d_y, d_final, d_cells), wants_x=wanted[0],
+            wants_weights=any(wanted[-len(given.weights) :]),
         )  # fmt: skip
         return [d_x, *d_state, *d_initial, *d_weights]
     return steps_gradients(task, given, wanted, grads)

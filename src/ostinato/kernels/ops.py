@@ -15,11 +15,9 @@ from torch.nn import functional as F
 
 from ostinato.errors import InputError
 from ostinato.kernels import native, operators, program, reference, scan, scan_operators, torch_fused
-from ostinato.kernels.native import Task
-from ostinato.kernels.program import CellSizes as CellSizes
-from ostinato.kernels.recurrence import Arguments
 from ostinato.kernels.reference import CellOptions, CellSpec, Leaves, Noise
 from ostinato.kernels.stretch import Stretch
+from ostinato.kernels.task import Arguments, Task
 
 BACKENDS = ("auto", "native", "torch", "torch steps", "reference")
 
@@ -39,7 +37,7 @@ class Path(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What a choice of backend depends on beside the cell and its options; `keeps` as in `native.Task`."""
+    """What a choice of backend depends on beside the cell and its options; `keeps` as in `task.Task`."""
 
     has_resets: bool = False
     returns_states: bool = False
@@ -128,12 +126,13 @@ def run(
 ) -> Result:
     """One direction of one layer of a built-in cell over x (B, T, D).
 
-    `rules` are `initial` (leaves of the state after a reset) and `return_states`; `keeps` as in `native.Task`.
+    `rules` are `initial` (leaves of the state after a reset) and `return_states`; `keeps` as in `task.Task`.
     """
-    if path == "native" and not spec.is_linear:
-        return _run_native(spec, x, state, tensors, options, stretch, is_reverse, noise, keeps, **rules)
-    if path == "torch steps" and keeps == "outputs" and not is_transformed():
-        return _run_native(spec, x, state, tensors, options, stretch, is_reverse, noise, "inputs", **rules)
+    runs_again = path == "torch steps" and keeps == "outputs" and not is_transformed()
+    if runs_again or (path == "native" and not spec.is_linear):
+        task = Task(spec.name, options, is_reverse, False, "inputs" if runs_again else keeps)
+        given = _arguments(x, state, tensors, stretch, noise, rules.get("initial"))
+        return _run_task(task, given, rules.get("return_states", False))
     if stretch.is_one_plain_step and not is_reverse and not rules.get("return_states"):
         y, leaves = step(path, spec, x[:, 0], state, tensors, options, noise)
         return Result(y.unsqueeze(1), leaves, None)
@@ -154,37 +153,36 @@ def run(
     return _run_scan(over_time, x, state, stretch, is_reverse, **rules)
 
 
-def _run_native(
-    spec: CellSpec,
+def _arguments(
     x: Tensor,
     state: Leaves,
     tensors: Mapping[str, Tensor],
-    options: CellOptions,
     stretch: Stretch,
-    is_reverse: bool,
     noise: Noise,
-    keeps: str,
-    *,
-    initial: Leaves | None = None,
-    return_states: bool = False,
-) -> Result:
-    mask, resets = stretch.mask, stretch.resets
+    initial: Leaves | None,
+) -> Arguments:
     zoneout = noise.zoneout
-    given = Arguments(
-        x, list(state.values()), [] if resets is None or initial is None else list(initial.values()),
-        list(tensors.values()), mask, resets, [noise.recurrent, zoneout.get("h"), zoneout.get("c")],
+    return Arguments(
+        x, list(state.values()), [] if stretch.resets is None or initial is None else list(initial.values()),
+        list(tensors.values()), stretch.mask, stretch.resets,
+        [noise.recurrent, zoneout.get("h"), zoneout.get("c")],
     )  # fmt: skip
-    returns_cells = return_states and "c" in spec.leaves
-    y, *rest = operators.run(Task(spec.name, options, is_reverse, returns_cells, keeps), given)
-    final = dict(zip(state, rest, strict=False))
+
+
+def _run_task(task: Task, given: Arguments, return_states: bool) -> Result:
+    names = reference.CELLS[task.cell].leaves
+    task = task._replace(returns_cells=return_states and "c" in names)
+    y, *rest = operators.run(task, given)
+    final = dict(zip(names, rest, strict=False))
     if not return_states:
         return Result(y, final, None)
-    leaves = {"h": y, **({"c": rest[-1]} if returns_cells else {})}
+    leaves = {"h": y, **({"c": rest[-1]} if task.returns_cells else {})}
+    initial: list[Tensor] | list[None] = given.initial or [None] * len(names)
     states = {
         name: operators.states_after_steps(
-            leaf, state[name], None if initial is None else initial[name], mask, resets, is_reverse=is_reverse
+            leaves[name], now, start, given.mask, given.resets, is_reverse=task.is_reverse
         )
-        for name, leaf in leaves.items()
+        for name, now, start in zip(names, given.state, initial, strict=True)
     }
     return Result(y, final, states)
 
@@ -209,9 +207,9 @@ def run_cell(
 
 
 def prepare_program(
-    cell: nn.Module, sizes: CellSizes, step: Callable[..., tuple[Tensor, Leaves]], like: Tensor
+    cell: nn.Module, sizes: program.CellSizes, step: Callable[..., tuple[Tensor, Leaves]], like: Tensor
 ) -> program.Prepared | str:
-    """A cell that is known by its step only, ready for the path `native program`, or why it cannot take it."""
+    """A cell known by its step only, ready for the path `native program`, or why it cannot take it."""
     if is_transformed():
         return "a functorch transform or forward-mode differentiation is active"
     return program.prepare(cell, sizes, step, like)
@@ -270,7 +268,8 @@ def step(
         y, leaves, _ = scan_operators.run_layer(spec, x.unsqueeze(1), state, tensors, options)
         return y[:, 0], leaves
     if path == "native":
-        result = _run_native(spec, x.unsqueeze(1), state, tensors, options, Stretch(1), False, noise, "gates")
+        given = _arguments(x.unsqueeze(1), state, tensors, Stretch(1), noise, None)
+        result = _run_task(Task(spec.name, options, False, False, "gates"), given, False)
         return result.y[:, 0], result.state
     if path == "torch":
         return torch_fused.step(spec, x, state, tensors, options)

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from ostinato.kernels.program_compile import MISSING, Compiled, Unsupported
-from ostinato.kernels.program_run import Call, ConstantCache, run
+from ostinato.kernels.program_constants import ConstantCache
+from ostinato.kernels.program_run import Call, run
 from ostinato.kernels.program_trace import record
 from ostinato.kernels.program_verify import difference
 from ostinato.kernels.program_watch import Swapped, Watch, fingerprint, fixed_tensors, hooked

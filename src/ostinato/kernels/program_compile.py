@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from ostinato.kernels import program_pointwise, program_reductions  # noqa: F401 - register their operators
+from ostinato.kernels.native_module import MISSING
+from ostinato.kernels.native_module import extension as _native
 from ostinato.kernels.program_emission import packed_elements
 from ostinato.kernels.program_fusion import LEAF, finished, with_started_products
 from ostinato.kernels.program_gradient import Gradients, reachable, whole
@@ -18,14 +20,6 @@ from ostinato.kernels.program_graph import Node, Unsupported, View
 from ostinato.kernels.program_layout import Layout
 from ostinato.kernels.program_lowering import Lowering
 from ostinato.kernels.program_trace import Call, Ref, Trace, leaves_of
-
-try:
-    from ostinato import _native
-except ImportError as error:
-    _native = None  # type: ignore[assignment]
-    MISSING = f"the native kernels are not built ({error})"
-else:
-    MISSING = ""
 
 _OPERATORS: dict[str, int] = (
     {} if MISSING else {name: i for i, name in enumerate(_native.program_operators())}

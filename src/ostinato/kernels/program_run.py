@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ostinato.kernels.program_compile import Backward, Compiled, Program
-from ostinato.kernels.program_fusion import LEAF
+from ostinato.kernels.program_constants import ConstantCache, constants_of, packed_constants, plain
 from ostinato.kernels.reference import Leaves
 
 # Bytes of what lies between the phases of a chunk: half of a second-level cache.
 _CHUNK_BYTES = 1 << 20
 _MOST_CHUNK_ROWS, _LEAST_CHUNK_ROWS = 512, 64
+_SEVERAL_STEPS = 8
 # Rows of a tile: more of them read the weights less often, fewer leave more tiles to share among threads.
 _MOST_TILE_ROWS, _LEAST_TILE_ROWS = 32, 16
 # Sums over rows are added up in so many parts, whatever the number of threads.
@@ -29,7 +30,7 @@ class Call:
 
     Attributes:
         compiled: the step.
-        steps: the same with torch operators, for second derivatives: as `NativeSteps.apply`'s tensors.
+        steps: the same with torch operators, for second derivatives: as `_NativeSteps.apply`'s tensors.
         names: of the fixed tensors, in order.
         mask, resets: (B, T) in the order of work; None for none.
         is_reverse: x and y run from the end to the start.
@@ -62,15 +63,6 @@ class Call:
         return series, leaves, initial, dict(zip(self.names, values, strict=True))
 
 
-@dataclass
-class ConstantCache:
-    """Constants and packed weights of the last run without gradients."""
-
-    key: Any = None
-    constants: list[Tensor] = field(default_factory=list)
-    packed: Tensor | None = None
-
-
 def run(
     call: Call,
     x: Tensor,
@@ -86,13 +78,13 @@ def run(
         assert initial is not None
         tensors += [initial[name] for name in names]
     tensors += fixed.values()
-    y, *rest = NativeSteps.apply(call, *tensors)
+    y, *rest = _NativeSteps.apply(call, *tensors)
     final = dict(zip(names, rest, strict=False))
     every = dict(zip(names, rest[len(names) :], strict=True)) if call.return_states else None
     return y, final, every
 
 
-class NativeSteps(torch.autograd.Function):
+class _NativeSteps(torch.autograd.Function):
     """All steps natively, forward and backward; a derivative of the derivative by way of torch operators."""
 
     @staticmethod
@@ -106,7 +98,11 @@ class NativeSteps(torch.autograd.Function):
         if call.keeps:
             plan = _plan(call, ctx.needs_input_grad[1:])
             program = plan.forward
-        constants, packed = _constants(call, program, fixed, is_cached=plan is None)
+        # Beside several steps packing costs nothing, and what is written through `.data` counts no version.
+        is_short = series[0].shape[0] * series[0].shape[1] < _SEVERAL_STEPS
+        constants, packed = constants_of(
+            call.compiled, call.cache, program, fixed, is_cached=plan is None and is_short
+        )
         outputs, ctx.kept = _forward(call, program, series, leaves, initial, constants, packed, plan)
         return outputs
 
@@ -194,35 +190,6 @@ def _address(tensor: Tensor | None) -> int:
 # Constants --------------------------------------------------------------------------------------------
 
 
-def _constants(
-    call: Call, program: Program, fixed: Mapping[str, Tensor], is_cached: bool
-) -> tuple[list[Tensor], Tensor]:
-    # Tensors of inference mode count no versions.
-    is_cached = is_cached and not any(tensor.is_inference() for tensor in fixed.values())
-    key = (program, [(t.data_ptr(), t._version) for t in fixed.values()]) if is_cached else None
-    cache = call.cache
-    if is_cached and cache.packed is not None and cache.key == key:
-        return cache.constants, cache.packed
-    with torch.no_grad():
-        constants = [_plain(value, call) for value in call.compiled.constants(fixed)]
-    packed = _packed(program, constants, call)
-    if is_cached:
-        cache.key, cache.constants, cache.packed = key, constants, packed
-    return constants, packed
-
-
-def _plain(value: Tensor, call: Call) -> Tensor:
-    return value.detach().to(call.compiled.dtype).contiguous()
-
-
-def _packed(program: Program, constants: Sequence[Tensor], call: Call) -> Tensor:
-    dtype = call.compiled.dtype
-    packed = torch.empty(max(program.n_packed, 1), dtype=dtype)
-    if program.n_packed:
-        program.native.pack(dtype == torch.float64, [c.data_ptr() for c in constants], packed.data_ptr())
-    return packed
-
-
 # Forward ----------------------------------------------------------------------------------------------
 
 
@@ -304,8 +271,8 @@ def _backward(
             for name, tensor in fixed.items()
         }
         graph_constants = compiled.constants(sources)
-    constants = [_plain(value, call) for value in graph_constants]
-    packed = _packed(program, constants, call)
+    constants = [plain(value, call.compiled) for value in graph_constants]
+    packed = packed_constants(program, constants, call.compiled)
     sizes = _sizes(program, B, T, _tile_rows(B, True), x.element_size())
     # The gradient of each output: y, the final leaves, the leaves after every step.
     lines: dict[str, Tensor | None] = dict(zip(("x", "dt"), map(_in_lines, series), strict=False))
@@ -402,6 +369,3 @@ def is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
             return False
         expected *= size
     return True
-
-
-__all__ = ["LEAF", "Call", "ConstantCache", "run"]

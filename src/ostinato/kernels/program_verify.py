@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ostinato.kernels.program_compile import Compiled
-from ostinato.kernels.program_run import Call, ConstantCache, run
+from ostinato.kernels.program_constants import ConstantCache
+from ostinato.kernels.program_run import Call, run
 from ostinato.kernels.program_watch import Swapped, fixed_tensors
 
 # Rows, steps: few, and another number of rows than the trace had, so that nothing that hangs on it passes.

@@ -7,39 +7,17 @@ the loop. It is differentiable any number of times; `steps_gradients` gives grad
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ostinato.kernels import reference
-from ostinato.kernels.native import Task
 from ostinato.kernels.reference import Leaves, Noise
+from ostinato.kernels.task import Arguments, Task
 
 MaybeTensors = Sequence[Tensor | None]
-
-
-class Arguments(NamedTuple):
-    """What one direction of one layer runs on.
-
-    Attributes:
-        x: (B, T, D), any strides.
-        state: leaves (B, ·) in the order of the cell's `leaves`.
-        initial: leaves of the state after a reset, needed with `resets`, else empty.
-        weights: in the order of `parameter_shapes`, those that there are.
-        mask, resets: (B, T) bool in the order of x, also where the direction is reverse; or None.
-        noise: recurrent, zoneout of h, zoneout of c; each None or (T or 1, B, ·), in the order in which the
-            direction meets the steps.
-    """
-
-    x: Tensor
-    state: list[Tensor]
-    initial: list[Tensor]
-    weights: list[Tensor]
-    mask: Tensor | None
-    resets: Tensor | None
-    noise: list[Tensor | None]
 
 
 def tensors_of(given: Arguments) -> list[Tensor]:

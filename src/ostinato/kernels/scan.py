@@ -14,15 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ostinato.kernels import reference
+from ostinato.kernels.native_module import MISSING as _MISSING
+from ostinato.kernels.native_module import extension as _native
 from ostinato.kernels.reference import CELLS, CellOptions, CellSpec, Leaves, Weights
-
-try:
-    from ostinato import _native
-except ImportError as error:  # the module is optional: `obstacle` says so wherever a path is chosen
-    _native = None  # type: ignore[assignment]
-    _MISSING = f"the native kernels are not built ({error})"
-else:
-    _MISSING = ""
 
 
 class Rule(NamedTuple):

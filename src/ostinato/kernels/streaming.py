@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ostinato.kernels import native
 from ostinato.kernels.cell_options import CellOptions
-from ostinato.kernels.native import Task
 from ostinato.kernels.reference import CellSpec
+from ostinato.kernels.task import Task
 
 FORMATS = ("float32", "bfloat16", "int8")
 _Leaves = dict[str, Tensor]

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ostinato.errors import InputError, SizeError
-from ostinato.kernels import ops
+from ostinato.kernels import ops, program
 from ostinato.kernels.ops import Path, Request, Result
 from ostinato.kernels.reference import Leaves, Noise
 from ostinato.kernels.stretch import Stretch
@@ -171,8 +171,8 @@ class Recurrent(Stack):
         return ops.run_cell(step, x, state, stretch, is_reverse=is_reverse, **call)
 
 
-def _sizes(cell: Cell) -> ops.CellSizes:
-    return ops.CellSizes(cell.input_size, cell.output_size, cell.state_shapes, cell.takes_dt)
+def _sizes(cell: Cell) -> program.CellSizes:
+    return program.CellSizes(cell.input_size, cell.output_size, cell.state_shapes, cell.takes_dt)
 
 
 def _step_of(cell: Cell) -> Callable[..., tuple[Tensor, Leaves]]:
