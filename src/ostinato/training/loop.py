@@ -15,6 +15,7 @@ from ostinato.errors import DivergenceError, InputError
 from ostinato.training import divergence, events
 from ostinato.training.distributed import Processes
 from ostinato.training.history import COLUMNS, History, HistoryFile
+from ostinato.training.memory import keep_freed_memory
 from ostinato.training.optim import AveragedWeights, Schedule, make_optimizer, set_rate
 from ostinato.training.randomness import determinism, kept_randomness, seed_all
 from ostinato.training.resume import RunStore
@@ -69,6 +70,7 @@ def train(
     clock = Clock(settings)
     processes = Processes(device, settings)
     watchers = [*listeners, *events.progress_listener(progress)] if processes.is_first else []
+    keep_freed_memory()
     with kept_randomness(processes.device), determinism(settings.deterministic):
         run = _Run(model, source, settings, validate, folder, clock, processes, watchers)
         try:
@@ -178,10 +180,8 @@ class _Run:
         self.step += 1
         loss = total / count if count else math.nan
         if not bad and count and self.watch.explodes(loss, s):
-            bad, reason = (
-                1.0,
-                f"loss {loss:.4g} exploded; it was {self.watch.mean:.4g} ± {self.watch.spread:.2g}",
-            )
+            was = f"{self.watch.mean:.4g} ± {self.watch.spread:.2g}"
+            bad, reason = 1.0, f"loss {loss:.4g} exploded; it was {was}"
         if not bad and count:
             reason = self._update(count)
             bad = float(bool(reason))
