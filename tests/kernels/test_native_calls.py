@@ -367,6 +367,8 @@ def _in_a_child(layer, x, expected, answer):
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+# Libraries of peers, where they are imported, complain of forks in a hook of their own.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_forked_child_goes_on():
     layer, x = make("lstm", 6, 40), torch.randn(64, 12, 6)
     torch.set_num_threads(2)
