@@ -16,7 +16,7 @@ constexpr int64_t kCachedWeights = int64_t{3} << 19;
 constexpr int64_t kTaskRows = 12;  // about two tiles
 // Multiply-adds of one step that are worth a meeting of the threads, and rows a thread up to which a team is tried.
 constexpr double kWorthMeeting = 6e4;
-constexpr int64_t kTeamRows = 4;
+constexpr int64_t kTeamRows = 64;
 // Sums of small parameters are taken by groups of rows, each in one task: Shared::kGroup.
 constexpr int64_t kGroup = 8;
 

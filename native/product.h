@@ -105,29 +105,34 @@ OSTINATO_INLINE void run_rows(Body& body, int64_t n_rows, int64_t n_full, int64_
 }
 
 template <int R, int NB, typename Body>
-void run_blocks(Body& body, int64_t n_rows, int64_t n_full, int64_t block, int64_t block_end) {
-  for (; block + NB <= block_end; block += NB) run_rows<R, NB>(body, n_rows, n_full, block);
+void run_blocks(Body& body, int64_t n_rows, int64_t n_full, int64_t block, int64_t block_end, bool from_end) {
+  const int64_t n_groups = (block_end - block) / NB, rest = block + n_groups * NB;
   if constexpr (NB > 1)
-    if (block < block_end) run_blocks<R, NB / 2>(body, n_rows, n_full, block, block_end);
+    if (from_end && rest < block_end) run_blocks<R, NB / 2>(body, n_rows, n_full, rest, block_end, true);
+  for (int64_t i = 0; i < n_groups; ++i)
+    run_rows<R, NB>(body, n_rows, n_full, block + (from_end ? n_groups - 1 - i : i) * NB);
+  if constexpr (NB > 1)
+    if (!from_end && rest < block_end) run_blocks<R, NB / 2>(body, n_rows, n_full, rest, block_end, false);
 }
 
 template <int G, int R, typename Body>
-void run_tiles(Body& body, int64_t n_rows, int64_t n_tiles, int64_t block, int64_t block_end) {
+void run_tiles(Body& body, int64_t n_rows, int64_t n_tiles, int64_t block, int64_t block_end, bool from_end) {
   // Tiles of R and R - 1 rows: as even as can be, because a thin last tile would load the weights for little.
   if ((n_rows + n_tiles - 1) / n_tiles == R) {
     const int64_t n_full = n_rows - n_tiles * (R - 1);
-    run_blocks<R, blocks_of_tile<typename Body::Real>(R, G)>(body, n_rows, n_full, block, block_end);
+    run_blocks<R, blocks_of_tile<typename Body::Real>(R, G)>(body, n_rows, n_full, block, block_end, from_end);
   } else if constexpr (R > 1) {
-    run_tiles<G, R - 1>(body, n_rows, n_tiles, block, block_end);
+    run_tiles<G, R - 1>(body, n_rows, n_tiles, block, block_end, from_end);
   }
 }
 
 // Calls body.run<R, NB>(row, block) so that the tiles cover n_rows by blocks [block, block_end), blocks outermost:
-// the weights of a block are read once for all rows.
+// the weights of a block are read once for all rows. Who comes back for the same weights step after step goes from
+// the end every other time: of weights larger than the cache it then finds those it used last.
 template <int G, typename Body>
-OSTINATO_INLINE void for_tiles(Body& body, int64_t n_rows, int64_t block, int64_t block_end) {
+OSTINATO_INLINE void for_tiles(Body& body, int64_t n_rows, int64_t block, int64_t block_end, bool from_end = false) {
   constexpr int R = kTileRows<G>;
-  if (n_rows > 0) run_tiles<G, R>(body, n_rows, (n_rows + R - 1) / R, block, block_end);
+  if (n_rows > 0) run_tiles<G, R>(body, n_rows, (n_rows + R - 1) / R, block, block_end, from_end);
 }
 
 // out[row] = start + rows[row] · weights for G gates: out and start have one run of units for each gate, Hp apart.
@@ -170,11 +175,11 @@ struct Range {
 template <typename real, int G>
 void gate_product(const real* const* rows, int64_t n_rows, const real* weights, int64_t K, int64_t n_columns,
                   real* out, int64_t out_stride, const real* start, int64_t start_stride, Range range,
-                  int64_t K_behind = 0) {
+                  int64_t K_behind = 0, bool from_end = false) {
   constexpr int W = kLanes<real>;
   GateProduct<real, G> body{rows, weights, K, (K + K_behind) * G * W, out, out_stride, start, start_stride,
                             n_columns};
-  for_tiles<G>(body, n_rows, range.begin / W, range.end / W);
+  for_tiles<G>(body, n_rows, range.begin / W, range.end / W, from_end);
 }
 
 // (K, N) with element (k, n) at from[k·k_stride + n·n_stride] -> (blocks, K, W), zeros behind N.

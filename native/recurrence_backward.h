@@ -258,7 +258,8 @@ template <typename real>
 void back_product(BackWork<real>& w, int64_t s, int64_t n, int64_t column, int64_t K, const real* weights,
                   real* out, bool adds) {
   for (int64_t r = 0; r < n; ++r) w.rows[r] = w.gates(s, w.r_begin + r) + column;
-  gate_product<real, 1>(w.rows, n, weights, K, w.Pp, out, w.Pp, adds ? out : nullptr, w.Pp, w.units);
+  gate_product<real, 1>(w.rows, n, weights, K, w.Pp, out, w.Pp, adds ? out : nullptr, w.Pp, w.units, 0,
+                        s & 1);
 }
 
 template <typename real>

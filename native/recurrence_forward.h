@@ -11,7 +11,8 @@ namespace {
 // The rows that one thread takes through time, and its scratch.
 template <typename real>
 struct Work {
-  static constexpr int64_t kChunkRows = 64;
+  // Weights up to this size stay in the cache from step to step.
+  static constexpr int64_t kCachedBytes = int64_t{5} << 18;
 
   const Layer& layer;
   const Steps& steps;
@@ -20,6 +21,7 @@ struct Work {
   const Slots<real> slots;
   int64_t r_begin, r_end, H, Hp, P, Pp;
   int G;
+  int64_t chunk_rows;  // of the input products that are made ahead: enough to be worth the weights' reading
   Range units;         // those that this thread computes: all, unless a team shares the rows
   real* h[2];          // (n_rows, Pp): state before and after the step, by turns
   real* c;             // (n_rows, Hp)
@@ -32,9 +34,9 @@ struct Work {
 
   Work(const Layer& l, const Steps& s, const Forward& f, int64_t begin, int64_t end, void* scratch)
       : layer(l), steps(s), call(f), packed(l, f.packed), slots(l), r_begin(begin), r_end(end), H(l.H),
-        Hp(padded<real>(l.H)), P(l.P), Pp(padded<real>(l.P)), G(l.gates), units{0, padded<real>(l.H)} {
+        Hp(padded<real>(l.H)), P(l.P), Pp(padded<real>(l.P)), G(l.gates), chunk_rows(input_bytes() > 2 * kCachedBytes ? 128 : 64), units{0, padded<real>(l.H)} {
     Parts parts(scratch);
-    const int64_t n = end - begin, n_ahead = n > kChunkRows ? n : kChunkRows;
+    const int64_t n = end - begin, n_ahead = n > chunk_rows ? n : chunk_rows;
     h[0] = parts.take<real>(n * Pp);
     h[1] = parts.take<real>(n * Pp);
     c = parts.take<real>(n * Hp);
@@ -47,6 +49,8 @@ struct Work {
     bytes = parts.bytes();
   }
 
+  int64_t input_bytes() const { return layer.D * G * Hp * static_cast<int64_t>(sizeof(real)); }
+  int64_t recurrent_bytes() const { return layer.P * G * Hp * static_cast<int64_t>(sizeof(real)); }
   int64_t rows_at(int64_t s) const { return least(steps.active[s], r_end) - r_begin; }
   int64_t row(int64_t r) const { return steps.row[r_begin + r]; }
   const real* x_row(int64_t s, int64_t r) const {
@@ -221,8 +225,11 @@ struct PlainStep {
 template <typename real, Cell kCell>
 void plain_rows(Work<real>& work, const Team& team) {
   constexpr int G = PlainStep<real, kCell>::G;
-  // With few rows the input weights are better read once for several steps.
-  const bool ahead = work.r_end - work.r_begin < kTileRows<G>;
+  // With few rows, and where both weights do not fit the cache, the input weights are better read once for several steps.
+  const int64_t n_rows = work.r_end - work.r_begin;
+  const bool ahead = n_rows < kTileRows<G> || ((work.input_bytes() + work.recurrent_bytes()) / team.n_workers >
+                                                   work.kCachedBytes &&
+                                               2 * n_rows <= work.chunk_rows);
   int64_t ready = 0;
   const real* pre = nullptr;
   for (int64_t s = 0; s < work.steps.n_steps; ++s) {
@@ -231,7 +238,7 @@ void plain_rows(Work<real>& work, const Team& team) {
     real *before = work.h[s & 1], *after = work.h[~s & 1];
     if (ahead && s == ready) {
       int64_t rows = 0;
-      while (ready < work.steps.n_steps && rows + work.rows_at(ready) <= Work<real>::kChunkRows &&
+      while (ready < work.steps.n_steps && rows + work.rows_at(ready) <= work.chunk_rows &&
              work.rows_at(ready) > 0)
         rows += work.rows_at(ready++);
       project(work, s, ready);
@@ -243,7 +250,7 @@ void plain_rows(Work<real>& work, const Team& team) {
       if (!ahead) work.x_rows[r] = work.x_row(s, r);
     }
     PlainStep<real, kCell> body{work, s, pre, before, after};
-    for_tiles<G>(body, n, work.units.begin / kLanes<real>, work.units.end / kLanes<real>);
+    for_tiles<G>(body, n, work.units.begin / kLanes<real>, work.units.end / kLanes<real>, s & 1);
     work.store_cells(s, n);
     if (ahead) pre += n * G * work.Hp;
     team.meet();

@@ -237,7 +237,7 @@ void rows_with_options(Work<real>& work) {
       do {
         rows += work.rows_at(ready++);
       } while (ready < work.steps.n_steps && work.rows_at(ready) > 0 &&
-               rows + work.rows_at(ready) <= Work<real>::kChunkRows);
+               rows + work.rows_at(ready) <= work.chunk_rows);
       project(work, s, ready);
       pre = work.pre;
       if (work.layer.norm) {
