@@ -27,10 +27,10 @@ constexpr int64_t kYieldingNs = 20'000'000;
 constexpr int64_t kFinishSpinNs = 50'000;
 // Threads of a gang that have not all come by then are taken for kept away; a sleeping worker needs 5 to 50 µs.
 constexpr int64_t kGangAnswerNs = 100'000;
-// A wait at a barrier beyond this is not work but a partner that is kept from running.
+// A wait at a barrier beyond this may be a partner that is kept from running: the core is left to others meanwhile.
 constexpr int64_t kBarrierSpinNs = 100'000;
 constexpr int64_t kFirstRefusalNs = 2'000'000;
-constexpr int64_t kLongestRefusalNs = 256'000'000;
+constexpr int64_t kLongestRefusalNs = 16'000'000;
 constexpr int64_t kAffinityNs = 1'000'000;
 // What waking takes, before it was measured, and the most that a measurement counts (beyond, it measured the load).
 constexpr int64_t kUsualWakeNs = 20'000;
@@ -55,8 +55,9 @@ struct GangBarrier : Barrier {
       Signal& other = places[i].n_come;
       const auto has_come = [&other, step] { return static_cast<int32_t>(other.load() - step) >= 0; };
       if (spin_until(has_come, kBarrierSpinNs)) continue;
-      n_slow.fetch_add(1, std::memory_order_relaxed);
+      const int64_t since_ns = now_ns();
       other.nap_until(has_come);
+      slow_ns.fetch_add(now_ns() - since_ns + kBarrierSpinNs, std::memory_order_relaxed);
     }
   }
 
@@ -64,7 +65,7 @@ struct GangBarrier : Barrier {
     Signal n_come;
   };
   const int n_threads;
-  alignas(64) std::atomic<int> n_slow{0};
+  alignas(64) std::atomic<int64_t> slow_ns{0};  // what all threads together waited in vain
   Place places[kMaxGang];
 };
 
@@ -340,9 +341,12 @@ bool Pool::gang(int n_threads, const Job& job) {
   const bool all_came = spin_until([this] { return places(gate_.load()) == 0; }, kGangAnswerNs) || close() == 0;
   gang_state_.store_and_wake(all_came ? kGo : kDismissed);
   gang_worker = 0;
+  const int64_t since_ns = now_ns();
   if (all_came) job.gang_task(job.context, 0, *job.barrier);
   await_leavers();
-  const bool was_quick = all_came && job.barrier->n_slow.load(std::memory_order_relaxed) == 0;
+  // Parts of a step are never equal, and long steps make long waits: what counts is their share of the time.
+  const int64_t slow_ns = job.barrier->slow_ns.load(std::memory_order_relaxed);
+  const bool was_quick = all_came && 4 * slow_ns < now_ns() - since_ns;
   if (was_quick) {
     refusal_ns_ = kFirstRefusalNs;
   } else {
