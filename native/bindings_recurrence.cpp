@@ -2,7 +2,6 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/string.h>
-#include <nanobind/stl/vector.h>
 
 #include <array>
 #include <cstring>
@@ -116,8 +115,7 @@ void bind_recurrence(nb::module_& module) {
                                 is_reverse);
           },
           nb::arg("B"), nb::arg("T"), nb::arg("mask"), nb::arg("resets"), nb::arg("is_reverse"))
-      .def_prop_ro("n_packed", [](const Schedule& self) { return self.steps().n_packed; })
-      .def_prop_ro("is_ragged", &Schedule::is_ragged);
+      .def_prop_ro("n_packed", [](const Schedule& self) { return self.steps().n_packed; });
   nb::class_<BoundLayer>(module, "Layer")
       .def("__init__", [](BoundLayer* self, int cell, int64_t D, int64_t H, int64_t P, const std::string& flags,
                           double zoneout_h, double zoneout_c,

@@ -7,7 +7,7 @@ namespace ostinato {
 
 Schedule::Schedule(int64_t B, int64_t T, const uint8_t* mask, const uint8_t* resets, bool is_reverse) {
   std::vector<int64_t> length(static_cast<size_t>(B), T);
-  bool has_holes = false;
+  bool has_holes = false, is_ragged = false;
   if (mask) {
     for (int64_t b = 0; b < B; ++b) {
       const uint8_t* row = mask + b * T;
@@ -16,12 +16,12 @@ Schedule::Schedule(int64_t B, int64_t T, const uint8_t* mask, const uint8_t* res
         if (row[t]) ++n, last = t + 1;
       length[static_cast<size_t>(b)] = n;
       has_holes |= last != n;
-      is_ragged_ |= n != T;
+      is_ragged |= n != T;
     }
   }
   row_.resize(static_cast<size_t>(B));
   std::iota(row_.begin(), row_.end(), 0);
-  if (is_ragged_)
+  if (is_ragged)
     std::stable_sort(row_.begin(), row_.end(), [&](int64_t a, int64_t b) { return length[a] > length[b]; });
   count_.resize(static_cast<size_t>(B));
   for (int64_t r = 0; r < B; ++r) count_[r] = length[row_[r]];

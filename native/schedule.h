@@ -15,16 +15,12 @@ class Schedule {
   Schedule(int64_t B, int64_t T, const uint8_t* mask, const uint8_t* resets, bool is_reverse);
 
   const Steps& steps() const { return steps_; }
-  bool is_ragged() const { return is_ragged_; }
-  // Whether every row's real steps are its first ones.
-  bool is_right_padded() const { return time_.empty(); }
 
  private:
   std::vector<int64_t> row_, count_, active_, offset_;
   std::vector<int32_t> time_;
   std::vector<uint8_t> reset_, ends_reset_;
   Steps steps_{};
-  bool is_ragged_ = false;
 };
 
 }  // namespace ostinato

@@ -14,6 +14,7 @@
 
 #include "driver.h"
 #include "schedule.h"
+#include "every_isa.h"
 #include "testing.h"
 
 using namespace ostinato;
@@ -367,24 +368,18 @@ struct Problem {
   }
 };
 
-// Calls body(name, kind, rows, is_reverse) for everything on every instruction set.
+// Calls body(name, kind, rows, seed) for everything on every instruction set.
 template <typename Body>
 void for_every_kind(Body&& body) {
-  const std::string before = isa_name(active_isa());
-  int n = 0;
-  const Isa* compiled = compiled_isas(&n);
-  for (int i = 0; i < n; ++i) {
-    if (!supported(compiled[i])) continue;
-    set_isa(isa_name(compiled[i]));
+  testing::on_every_isa([&] {
     unsigned seed = 0;
     for (const Kind& kind : kKinds)
       for (Rows rows : {Rows::dense, Rows::lengths, Rows::holes, Rows::resets, Rows::empty}) {
-        const std::string name = std::string(isa_name(compiled[i])) + " " + kind.name + " rows " +
+        const std::string name = std::string(isa_name(active_isa())) + " " + kind.name + " rows " +
                                  std::to_string(static_cast<int>(rows));
         body(name.c_str(), kind, rows, seed++);
       }
-  }
-  set_isa(before.c_str());
+  });
 }
 
 bool is_plain(const Kind& kind) {

@@ -7,6 +7,7 @@
 #include <random>
 #include <vector>
 
+#include "every_isa.h"
 #include "testing.h"
 
 using namespace ostinato;
@@ -162,19 +163,6 @@ void check(Gates gates, int64_t B, int64_t T, int64_t H, Rules rules) {
   }
 }
 
-template <typename Body>
-void on_every_isa(const Body& body) {
-  int n = 0;
-  const Isa* compiled = compiled_isas(&n);
-  const Isa before = active_isa();
-  for (int i = 0; i < n; ++i) {
-    if (!supported(compiled[i])) continue;
-    set_isa(isa_name(compiled[i]));
-    body();
-  }
-  set_isa(isa_name(before));
-}
-
 template <typename real>
 bool same(const std::vector<real>& one, const std::vector<real>& other) {
   return one.size() == other.size() && std::memcmp(one.data(), other.data(), one.size() * sizeof(real)) == 0;
@@ -200,7 +188,7 @@ void check_threads() {
 }  // namespace
 
 TEST(scan_outputs_and_gradients_are_those_of_the_equations) {
-  on_every_isa([] {
+  testing::on_every_isa([] {
     for (int gates = 0; gates < kNGates; ++gates)
       for (int rules = 0; rules < 16; ++rules)
         check(static_cast<Gates>(gates), 2, 5, 3,
@@ -209,7 +197,7 @@ TEST(scan_outputs_and_gradients_are_those_of_the_equations) {
 }
 
 TEST(scan_of_every_width_stays_inside_its_rows) {
-  on_every_isa([] {
+  testing::on_every_isa([] {
     for (int gates = 0; gates < kNGates; ++gates)
       for (int64_t H = 1; H <= 19; ++H) check(static_cast<Gates>(gates), 1, 2, H, {});
   });
@@ -226,7 +214,7 @@ TEST(scan_of_nothing_is_its_start) {
 }
 
 TEST(scan_has_the_same_bits_on_any_number_of_threads) {
-  on_every_isa([] {
+  testing::on_every_isa([] {
     check_threads<float>();
     check_threads<double>();
   });

@@ -8,6 +8,7 @@
 
 #include "driver.h"
 #include "schedule.h"
+#include "every_isa.h"
 #include "testing.h"
 
 using namespace ostinato;
@@ -97,23 +98,10 @@ bool same(const std::vector<float>& a, const std::vector<float>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
 
-template <typename Check>
-void on_every_isa(Check check) {
-  int n = 0;
-  const Isa* compiled = compiled_isas(&n);
-  const Isa before = active_isa();
-  for (int i = 0; i < n; ++i) {
-    if (!supported(compiled[i])) continue;
-    set_isa(isa_name(compiled[i]));
-    check();
-  }
-  set_isa(isa_name(before));
-}
-
 }  // namespace
 
 TEST(session_has_the_bits_of_a_whole_run) {
-  on_every_isa([] {
+  testing::on_every_isa([] {
     std::mt19937 random(7);
     for (Cell cell : {Cell::rnn, Cell::lstm, Cell::gru})
       for (const char* options : {"", "r", "n", "z", "pj", "b"})
@@ -149,7 +137,7 @@ TEST(session_on_threads_has_the_same_bits) {
 }
 
 TEST(session_rows_are_independent_and_states_move) {
-  on_every_isa([] {
+  testing::on_every_isa([] {
     std::mt19937 random(9);
     for (WeightFormat format : {WeightFormat::real, WeightFormat::bfloat16, WeightFormat::int8}) {
       Stack stack;

@@ -8,6 +8,7 @@
 
 #include "driver.h"
 #include "schedule.h"
+#include "every_isa.h"
 #include "testing.h"
 
 using namespace ostinato;
@@ -80,19 +81,6 @@ double worst_ulps(const std::vector<real>& x, bool is_sigmoid) {
   return static_cast<double>(worst);
 }
 
-template <typename Body>
-void on_every_isa(Body&& body) {
-  const std::string before = isa_name(active_isa());
-  int n = 0;
-  const Isa* compiled = compiled_isas(&n);
-  for (int i = 0; i < n; ++i) {
-    if (!supported(compiled[i])) continue;
-    set_isa(isa_name(compiled[i]));
-    body();
-  }
-  set_isa(before.c_str());
-}
-
 template <typename real>
 void check_ends() {
   constexpr real kInfinity = std::numeric_limits<real>::infinity(), kMost = std::numeric_limits<real>::max();
@@ -112,7 +100,7 @@ void check_ends() {
 }  // namespace
 
 TEST(vector_tanh_and_sigmoid_are_accurate_to_a_few_units_of_the_last_place) {
-  on_every_isa([] {
+  testing::on_every_isa([] {
     CHECK_NEAR(worst_ulps(sweep<float>(1e-37f, 30), false), 0, 3);
     CHECK_NEAR(worst_ulps(sweep<float>(1e-37f, 86), true), 0, 2.5);
     CHECK_NEAR(worst_ulps(sweep<double>(1e-300, 50), false), 0, 3);
@@ -121,7 +109,7 @@ TEST(vector_tanh_and_sigmoid_are_accurate_to_a_few_units_of_the_last_place) {
 }
 
 TEST(vector_tanh_and_sigmoid_saturate_and_pass_nan_on) {
-  on_every_isa([] {
+  testing::on_every_isa([] {
     check_ends<float>();
     check_ends<double>();
   });
