@@ -19,22 +19,8 @@ import torch
 from torch import Tensor, nn
 
 import ostinato as ot
+from ostinato.bench.custom_peers import IndRNN
 from ostinato.kernels import ops
-
-
-class IndRNN(ot.Cell):
-    """h' = relu(W x + b + u * h) (arXiv:1803.04831)."""
-
-    def __init__(self, input_size: int, hidden_size: int):
-        super().__init__()
-        self.input_size, self.output_size = input_size, hidden_size
-        self.state_shapes = {"h": (hidden_size,)}
-        self.input = nn.Linear(input_size, hidden_size)
-        self.recurrent = nn.Parameter(torch.rand(hidden_size))
-
-    def step(self, x_t, state):  # noqa: D102
-        h = torch.relu(self.input(x_t) + self.recurrent * state.h)
-        return h, ot.State(h=h)
 
 
 class MinimalGated(ot.Cell):

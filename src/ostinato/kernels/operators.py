@@ -33,9 +33,7 @@ from ostinato.kernels.recurrence import (
 )
 from ostinato.kernels.reference import CellOptions
 from ostinato.kernels.task import Arguments, Task, Upstream
-
-# Other classes of tensors (fake, functional, distributed) hold no memory that a kernel could read.
-_PLAIN = (Tensor, torch.nn.Parameter)
+from ostinato.kernels.tracing import is_traced
 
 Forward = Callable[[Task, Arguments], tuple[list[Tensor], list[Tensor]]]
 Backward = Callable[..., list[Tensor]]
@@ -47,18 +45,11 @@ def run(task: Task, given: Arguments) -> list[Tensor]:
     At masked steps y and the cell states are 0. `task.keeps` says what is kept for backward should a gradient
     be wanted; without one nothing is kept.
     """
-    if is_traced(given):
+    if is_traced(given.x, given.weights[0]):
         return list(torch.ops.ostinato.recurrence(*given, encode(task)))
     if torch.is_grad_enabled() and _wants_gradient(given):
         return list(_Recurrence.apply(_Call(task, given, _forward, _backward), *tensors_of(given)))
     return _forward(_keeping_nothing(task), given)[0]
-
-
-def is_traced(given: Arguments) -> bool:
-    """Whether PyTorch records or intercepts operators, so that the call must be one."""
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
-        return True
-    return type(given.x) not in _PLAIN or type(given.weights[0]) not in _PLAIN
 
 
 def states_after_steps(

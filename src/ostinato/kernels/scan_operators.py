@@ -18,14 +18,12 @@ from torch.nn import functional as F
 from ostinato.kernels import scan
 from ostinato.kernels.reference import CellOptions, CellSpec, Leaves, Weights
 from ostinato.kernels.scan import Given, Rule
-
-# Other classes of tensors (fake, functional, distributed) hold no memory that a kernel could read.
-_PLAIN = (Tensor, torch.nn.Parameter)
+from ostinato.kernels.tracing import is_traced
 
 
 def run(rule: Rule, given: Given) -> tuple[Tensor, Tensor]:
     """y (B, T, H), and the final state (B, H)."""
-    if _is_traced(given):
+    if is_traced(given.inputs[0], given.start):
         return torch.ops.ostinato.linear_scan(*given, *rule)
     tensors = given.differentiable
     if torch.is_grad_enabled() and any(value is not None and value.requires_grad for value in tensors):
@@ -97,13 +95,6 @@ class _Scan(torch.autograd.Function):
             return None, *scan.steps_gradients(ctx.rule, given, wanted, grads)
         found = ctx.backward_of_call(ctx.rule, given, wanted, y, grads)
         return None, *(value if is_wanted else None for value, is_wanted in zip(found, wanted, strict=True))
-
-
-def _is_traced(given: Given) -> bool:
-    """Whether PyTorch records or intercepts operators, so that the call must be one."""
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
-        return True
-    return type(given.inputs[0]) not in _PLAIN or type(given.start) not in _PLAIN
 
 
 _GIVEN = "Tensor[] inputs, Tensor start, Tensor? decay, Tensor? initial, Tensor? mask, Tensor? resets"
