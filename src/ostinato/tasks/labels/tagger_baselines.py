@@ -1,0 +1,53 @@
+"""What a tagger is measured against: the most frequent tag of each word, and the most frequent label."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+
+@dataclass(frozen=True)
+class MostFrequentTag:
+    """Says of every word the tag that it had most often, of words never seen the most frequent tag overall.
+
+    Attributes:
+        by_word: word -> tag, of the words whose tag is not `default`.
+        default: for all others.
+    """
+
+    by_word: Mapping[str, str]
+    default: str
+
+    @classmethod
+    def fit(cls, sentences: Iterable[Sequence[str]], tags: Iterable[Sequence[str]]) -> Self:
+        """Count. Of tags that are equally frequent the one met first counts.
+
+        Cost: one pass; memory by the number of different (word, tag).
+        """
+        overall: Counter[str] = Counter()
+        by_word: dict[str, Counter[str]] = {}
+        for words, row in zip(sentences, tags, strict=True):
+            for word, tag in zip(words, row, strict=True):
+                by_word.setdefault(word, Counter())[tag] += 1
+            overall.update(row)
+        default = overall.most_common(1)[0][0] if overall else ""
+        likeliest = {word: counts.most_common(1)[0][0] for word, counts in by_word.items()}
+        return cls({word: tag for word, tag in likeliest.items() if tag != default}, default)
+
+    def predict(self, sentences: Iterable[Sequence[str]]) -> list[list[str]]:
+        """A tag for each token."""
+        return [[self.by_word.get(word, self.default) for word in words] for words in sentences]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: the words of each tag."""
+        words: dict[str, list[str]] = {}
+        for word, tag in self.by_word.items():
+            words.setdefault(tag, []).append(word)
+        return {"default": self.default, "words": words}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        return cls({word: tag for tag, words in stored["words"].items() for word in words}, stored["default"])
