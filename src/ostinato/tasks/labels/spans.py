@@ -7,7 +7,7 @@
 | `bioes` | B, I, E (or L), S (or U), O; also BMES | B, or S for a span of one token |
 
 A span is (type, first, end): the tokens first … end - 1; tags without a type have the type "". Reading is
-lenient as the CoNLL script `conlleval` is, and as the library `seqeval` is unless it is told to be strict: I-X
+lenient as the CoNLL script `conlleval` is, and as the library `seqeval` is unless told to be strict: I-X
 after another type begins a span.
 """
 
@@ -121,7 +121,7 @@ def write_spans(found: Iterable[Span], length: int, scheme: str) -> list[str]:
 
 
 def span_scores(actual: Sequence[Sequence[str]], said: Sequence[Sequence[str]]) -> dict[str, float]:
-    """span_f1, span_precision and span_recall, by seqeval's default definition: micro averages over all spans.
+    """span_f1, span_precision and span_recall by seqeval's default definition: micro averages over all spans.
 
     A span counts where type, first and last token are all right.
 
