@@ -54,6 +54,8 @@ SHAPES = [
     {"pooling": "mean"},
     {"pooling": "max"},
     {"pooling": "sum"},
+    {"pooling": "attention"},
+    {"pooling": "mix"},
     {"per_step": True},
 ]
 

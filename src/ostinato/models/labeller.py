@@ -13,8 +13,9 @@ from ostinato.errors import InputError
 from ostinato.layers.arguments import check_sizes
 from ostinato.layers.cells import Cell
 from ostinato.layers.options import check_choice
+from ostinato.layers.pooling import KINDS, SequencePooling
 from ostinato.models.encoder import build_encoder
-from ostinato.types import POOLINGS, Batch, LossOutput, Output, State
+from ostinato.types import Batch, LossOutput, Output, State
 
 
 def _each(function: Callable[..., Tensor]) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
@@ -46,7 +47,8 @@ class Labeller(nn.Module):
         output_size: C, numbers or classes of one answer.
         objective: `squared`, `absolute`, `huber` (at 1) or `cross_entropy`.
         per_step: one answer for each step rather than for each sequence.
-        pooling: what represents a sequence: `last`, `mean`, `max` or `sum` over its real steps.
+        pooling: what represents a sequence: `last`, `mean`, `max`, `sum` or `attention` over its real steps,
+            or several side by side, `max_mean` or `mix` (see `SequencePooling`).
         cell: a name in `encoder.CELLS`, or a `Cell` class whose constructor takes (input_size, hidden_size).
         hidden_size: H.
         num_layers: L.
@@ -80,7 +82,7 @@ class Labeller(nn.Module):
         super().__init__()
         check_sizes("Labeller", output_size=output_size)
         check_choice("Labeller", "objective", objective, OBJECTIVES)
-        check_choice("Labeller", "pooling", pooling, POOLINGS)
+        check_choice("Labeller", "pooling", pooling, KINDS)
         if per_step and pooling != "last":
             raise InputError(
                 f"Labeller: pooling={pooling!r} sums up a whole sequence, and there is one answer per step; "
@@ -95,7 +97,10 @@ class Labeller(nn.Module):
         self.encoder = build_encoder(
             cell, input_size, hidden_size, num_layers, bidirectional=bidirectional, **options
         )
-        self.head = nn.Linear(self.encoder.output_size, output_size)
+        # Most kinds hold no parameters, and a network stored before there was `pool` is read as ever.
+        self.pool = SequencePooling(pooling, self.encoder.output_size)
+        features = self.encoder.output_size if per_step else self.pool.output_size
+        self.head = nn.Linear(features, output_size)
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=self.head.weight.dtype)
         # Of use in training only; a stored network answers the same without them.
         self.register_buffer("class_weights", weights, persistent=False)
@@ -159,7 +164,7 @@ class Labeller(nn.Module):
         return self.encoder(x, state, lengths=lengths, mask=mask)
 
     def _answer(self, output: Output) -> Tensor:
-        features = output.y if self.per_step else output.pooled(self.pooling)
+        features = output.y if self.per_step else self.pool(output)
         return self.head(features)
 
     def _check_targets(self, answers: Tensor, y: Tensor) -> None:

@@ -53,7 +53,8 @@ class SequenceEstimator(Estimator):
     bidirectional: bool = False
     """Also read from the end to the start."""
     pooling: str = "last"
-    """What represents a whole sequence: last, mean, max or sum over its steps."""
+    """What represents a whole sequence: last, mean, max, sum or attention over its steps, or several side by
+    side: max_mean, mix."""
     output: str = "auto"
     """sequence or step: how many answers there are; auto tells from the shape of y."""
     dropout_in: float = 0.0
