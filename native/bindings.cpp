@@ -58,6 +58,7 @@ void bind_pool(nb::module_& module) {
 }  // namespace
 
 // A part's declaration here, its call below.
+void bind_masks(nb::module_& module);
 void bind_program(nb::module_& module);
 void bind_recurrence(nb::module_& module);
 void bind_scan(nb::module_& module);
@@ -71,6 +72,7 @@ NB_MODULE(_native, module) {
   module.doc() = "Native kernels of ostinato; ostinato.kernels is their only caller.";
   ostinato::bind_isa(module);
   ostinato::bind_pool(module);
+  ostinato::bind_masks(module);
   ostinato::bind_program(module);
   ostinato::bind_recurrence(module);
   ostinato::bind_scan(module);
