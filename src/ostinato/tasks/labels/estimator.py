@@ -1,0 +1,397 @@
+"""What the estimators of labelled sequences share: parameters, the flow of fitting, evaluation, storage."""
+
+from __future__ import annotations
+
+import time as clock
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import nn
+
+from ostinato.data.batching import RowSampler, RowSource
+from ostinato.data.examples import Examples
+from ostinato.errors import InputError
+from ostinato.layers.arguments import check_sizes
+from ostinato.models.encoder import check_cell
+from ostinato.tasks.base import Estimator
+from ostinato.tasks.labels import storage
+from ostinato.tasks.labels.reading import read_examples
+from ostinato.tasks.labels.splitting import Encoded, Held, hold_out
+from ostinato.training.distributed import is_first_process
+from ostinato.training.history import History
+from ostinato.training.loop import train
+from ostinato.training.randomness import kept_randomness
+from ostinato.training.run_folder import RunFolder, is_committed
+from ostinato.training.settings import TrainingSettings
+
+LEAST_TRAINING_S = 0.5
+VALIDATIONS = 20  # about so many in a run of few batches, where one a pass would cost as much as learning
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class LabelEstimator(Estimator):
+    """What `Classifier` and `Tagger` share.
+
+    A parameter that is None is chosen from the data; what was chosen is in `settings_` after `fit`.
+
+    A subclass fills the hooks: `_check_examples`, `_learn_answers`, `_choose`, `_fit_preparation`, `_encode`,
+    `_build`, `_validate`, `_fit_baselines`, `_scores`, `_to_json`, `_from_json`; and where its own differ
+    `_strata`, `_hold_out`, `_finish`, `_tensors` and `_take_tensors`.
+
+    Attributes (after `fit`):
+        network_: the network; settings_: the parameters with every choice made.
+        preparation_: what turns inputs into the network's numbers.
+        history_: of training.
+        metrics_: scores of the network and the baselines, of the test part if there is one, else of the part
+            held out for validation; `part` says which.
+        notes_: what reading and fitting had to say, as text.
+        reading_: how the data were read; `evaluate` and `predict` read theirs in the same way.
+    """
+
+    kind: ClassVar[str]
+    _inputs: ClassVar[tuple[str, ...]]
+    """Kinds of examples that the estimator learns from."""
+
+    cell: Any = None
+    """rnn, lstm, gru, mingru, minlstm, rglru, or a `Cell` class built by (input_size, hidden_size)."""
+    hidden_size: int | None = None
+    """H, width of the recurrent state in each direction."""
+    num_layers: int | None = None
+    """Recurrent layers."""
+    dropout: float | None = None
+    """Share of the numbers between the parts of the network that is set to 0 in training."""
+    epochs: int | None = None
+    """Most passes over the training part."""
+    max_time_s: float | None = None
+    """Seconds for the whole call of `fit`: reading, baselines, training, calibration and scores."""
+    patience: int | None = None
+    """Validations without improvement after which training stops."""
+    batch_size: int | None = None
+    """Examples of one optimizer step."""
+    learning_rate: float | None = None
+    """The highest rate of the schedule."""
+    weight_decay: float | None = None
+    """On matrices only."""
+    held_out: float = 0.1
+    """Share of the training data to validate on where no `valid` is given."""
+    seed: int = 0
+    """Of initial weights, batches, dropout and the choice of what is held out."""
+    device: str = "cpu"
+    """cpu, cuda, … or auto; of training, and of what the fitted estimator does."""
+    progress: str = "auto"
+    """auto, bar, lines or quiet."""
+
+    # ------------------------------------------------------------------------------------------- fit
+
+    def fit(
+        self,
+        data: Any,
+        y: Any = None,
+        *,
+        valid: Any = None,
+        test: Any = None,
+        out: str | Path | None = None,
+        resume: bool = False,
+        started_s: float | None = None,
+        **reading: Any,
+    ) -> Self:
+        """Learn from a file, a table, lists or arrays.
+
+        Args:
+            data: in any form that `ostinato.data.labelled.read_labelled` takes, or inputs alone with `y`.
+            y: the answers, where `data` holds inputs alone.
+            valid: to validate on, in the form of `data`, or a pair (inputs, answers); None: a part of `data`
+                is held out.
+            test: never learned from; `metrics_` then is about it.
+            out: a new folder for the run: checkpoints, history, and at the end what `save` writes.
+            resume: go on with the run in `out`; without a checkpoint start afresh, a finished run is loaded.
+            started_s: `time.monotonic()` from which `max_time_s` counts; None: now.
+            **reading: how `data`, `valid` and `test` are read: options of `read_labelled`, such as `text=`
+                and `label=`.
+
+        Raises:
+            InputError: parameters, columns or examples that cannot be used; the message names them.
+            DataError: a file that cannot be used, with its line.
+            DivergenceError: training went wrong at too many steps in a row.
+        """
+        started_s = clock.monotonic() if started_s is None else started_s
+        settings = self._checked()
+        folder = None if out is None else Path(out)
+        if resume and folder is None:
+            raise InputError("resume=True goes on with the run in a folder; pass out as well")
+        if folder is not None and resume and is_committed(folder):
+            stored = storage.read_finished(self, RunFolder.open(folder))
+            self._forget()
+            self.__dict__.update({n: v for n, v in vars(stored).items() if n.endswith("_")})
+            return self
+        parts = {
+            name: self._checked_examples(read_examples(part, answers, reading), name)
+            for name, part, answers in (("data", data, y), ("valid", valid, None), ("test", test, None))
+            if part is not None
+        }
+        run = RunFolder.create(folder, exist_ok=resume) if folder and is_first_process() else None
+        try:
+            self._forget()
+            self.reading_ = dict(reading)
+            self._learn(settings, parts, folder, resume, started_s)
+        except BaseException:  # also Ctrl-C: a folder without a checkpoint would only be in the way
+            self._forget()
+            if run is not None:
+                run.abandon()
+            raise
+        if run is not None:
+            storage.write(self, run)
+        return self
+
+    def _checked(self) -> Self:
+        """A copy with plain Python numbers, the parameters checked as far as that needs no data."""
+        plain = {n: v.item() if isinstance(v, np.generic) else v for n, v in self.get_params().items()}
+        settings = type(self)(**plain)
+        sizes = {name: getattr(settings, name) for name in ("hidden_size", "num_layers", "batch_size")}
+        check_sizes(type(self).__name__, **{n: v for n, v in sizes.items() if v is not None})
+        if settings.dropout is not None and not 0 <= settings.dropout < 1:
+            raise InputError(f"dropout is {settings.dropout!r}, expected a number from 0 to below 1")
+        if not 0 < settings.held_out < 1:
+            raise InputError(f"held_out is {settings.held_out!r}, expected a fraction between 0 and 1")
+        if settings.cell is not None:
+            check_cell(settings.cell, settings.hidden_size or 8, settings.num_layers or 1)
+        given = ("epochs", "max_time_s", "learning_rate", "weight_decay", "seed")
+        budgets = {n: v for n in given if (v := getattr(settings, n)) is not None}
+        TrainingSettings(**budgets, patience_validations=settings.patience)
+        return settings
+
+    def _learn(
+        self,
+        settings: Self,
+        parts: Mapping[str, Examples],
+        folder: Path | None,
+        resume: bool,
+        started_s: float,
+    ) -> None:
+        data, valid = parts["data"], parts.get("valid")
+        self.notes_: list[str] = []
+        for part in parts.values():
+            self.notes_ += [note for note in part.notes if note not in self.notes_]
+        self._learn_answers(data, valid)
+        self.settings_ = replace(settings)
+        for name, value in self._choose(data).items():
+            if getattr(self.settings_, name) is None:
+                setattr(self.settings_, name, value)
+        held = self._hold_out(data) if valid is None else Held.none(len(data))
+        learned = data.select(held.learned)
+        checked = data.select(held.checked) if valid is None else valid
+        self._fit_preparation(learned)
+        self._fit_baselines(learned, self._left_s(started_s))
+        inputs = self._encode(learned, held.folds_of(held.learned))
+        checks = self._encode(checked, held.folds_of(held.checked) if valid is None else None)
+        # The caller's random numbers stay as they were.
+        with kept_randomness(torch.device("cpu")):
+            torch.manual_seed(settings.seed)
+            self.network_: nn.Module = self._build()
+        self.history_ = self._train(inputs, checks, parts.get("test"), folder, resume, started_s)
+        self.notes_ += self.history_.notes
+        self._finish(checks)
+        self.metrics_ = self._final_scores(checked, checks, parts.get("test"))
+
+    def _train(
+        self,
+        inputs: Encoded,
+        checks: Encoded,
+        test: Examples | None,
+        folder: Path | None,
+        resume: bool,
+        started_s: float,
+    ) -> History:
+        """Train `network_`; within the time that is left, what follows training kept free."""
+        s = self.settings_
+        assert s.batch_size is not None
+        lengths = np.asarray(inputs.lengths)
+        is_ragged = bool(len(lengths)) and bool((lengths != lengths[0]).any())
+        sampler = RowSampler(len(inputs), s.batch_size, seed=s.seed, lengths=lengths if is_ragged else None)
+        left_s = self._left_s(started_s)
+        if left_s is not None:
+            probed_s = clock.monotonic()
+            self.network_.eval()
+            self._validate(checks)
+            one_s = clock.monotonic() - probed_s
+            tested = 0 if test is None else len(test)
+            # What follows: two looks at what is held out, one at the test part, and the files of the run.
+            reserve_s = 0.3 + one_s * (3.0 + 1.5 * tested / max(len(checks), 1))
+            left_s = max(self._left_s(started_s) - reserve_s, LEAST_TRAINING_S)  # type: ignore[operator]
+        return train(
+            self.network_,
+            RowSource(sampler, inputs.batch),
+            self._training_settings(left_s, len(sampler)),
+            validate=lambda _: self._validate(checks),
+            folder=folder,
+            resume=resume,
+            device=s.device,
+            progress=s.progress,
+        )
+
+    def _training_settings(self, budget_s: float | None, steps_per_epoch: int) -> TrainingSettings:
+        """Of the loop, from the parameters with every choice made."""
+        s = self.settings_
+        assert s.epochs is not None
+        assert s.learning_rate is not None
+        assert s.weight_decay is not None
+        return TrainingSettings(
+            epochs=s.epochs,
+            max_time_s=budget_s,
+            patience_validations=s.patience,
+            optimizer="adamw",
+            learning_rate=s.learning_rate,
+            weight_decay=s.weight_decay,
+            schedule="cosine",
+            final_factor=0.02,
+            warmup_steps=min(100, max(1, s.epochs * steps_per_epoch // 20)),
+            averaging="ema",
+            averaging_decay=0.99 if s.epochs * steps_per_epoch < 2000 else 0.999,
+            validate_every_epochs=max(1, min(s.epochs // VALIDATIONS, 200 // max(steps_per_epoch, 1))),
+            monitor="selection",
+            mode="max",
+            seed=s.seed,
+        )
+
+    def _left_s(self, started_s: float) -> float | None:
+        """Seconds left of `max_time_s`, or None where there is no limit."""
+        limit_s = self.settings_.max_time_s
+        return None if limit_s is None else max(limit_s - (clock.monotonic() - started_s), 0.0)
+
+    def _final_scores(self, checked: Examples, checks: Encoded, test: Examples | None) -> dict[str, Any]:
+        scores = {"part": "validation", **self._scores(checked, checks)}
+        if test is None:
+            return scores
+        notes: list[str] = []
+        scored = self._scores(test, self._encode(test), notes)
+        self.notes_ += notes
+        return {"part": "test", **scored, "validation": scores}
+
+    def _forget(self) -> None:
+        for name in [name for name in vars(self) if name.endswith("_") and not name.startswith("_")]:
+            delattr(self, name)
+
+    # ------------------------------------------------------------------------------------------ after
+
+    def evaluate(self, data: Any, y: Any = None, **reading: Any) -> dict[str, Any]:
+        """Scores of the network and of the baselines on data in the form that `fit` took.
+
+        Returns:
+            {"model": {NAME: scores}, "baselines": {NAME: scores}}; `notes_` then is about these data.
+
+        Raises:
+            InputError: the data have no answers, or other inputs than the training data.
+        """
+        examples = self._given(data, y, reading, "data")
+        notes = list(examples.notes)
+        scores = self._scores(examples, self._encode(examples), notes)
+        self.notes_ = notes
+        return scores
+
+    def _given(self, data: Any, y: Any, reading: Mapping[str, Any], name: str | None) -> Examples:
+        """Data read as in `fit`; with answers, checked as in `fit`, where `name` is given."""
+        self._require_fitted("network_")
+        examples = read_examples(data, y, {**self.reading_, **reading}, needs_answers=name is not None)
+        return examples if name is None else self._checked_examples(examples, name)
+
+    def _checked_examples(self, examples: Examples, name: str) -> Examples:
+        if examples.kind not in self._inputs:
+            raise InputError(
+                f"{name}: {type(self).__name__} learns from {' or '.join(self._inputs)}, found "
+                f"{examples.kind} in {examples.source or 'the data'}"
+            )
+        if not len(examples):
+            raise InputError(f"{name}: no example in {examples.source or 'the data'}")
+        return self._check_examples(examples, name)
+
+    @property
+    def name_(self) -> str:
+        """The name of the network in `metrics_`: that of its cell."""
+        cell = self._require_fitted("settings_").cell
+        return cell if isinstance(cell, str) else str(cell.__name__)
+
+    def save(self, path: str | Path) -> Self:
+        """Write a run folder that `ot.load` reads on any machine; nothing in it can run code."""
+        self._require_fitted("network_")
+        storage.write(self, RunFolder.create(path))
+        return self
+
+    @classmethod
+    def from_run(cls, run: RunFolder, cells: Sequence[type] = ()) -> Self:
+        """The fitted estimator of a verified run folder; `cells` supplies the user's own cell classes."""
+        return storage.read(cls, run, cells)
+
+    # ------------------------------------------------------------------------------------------ hooks
+
+    @abstractmethod
+    def _check_examples(self, examples: Examples, name: str) -> Examples:
+        """Refuse examples without usable answers; `name` is the argument they came by."""
+
+    @abstractmethod
+    def _learn_answers(self, data: Examples, valid: Examples | None) -> None:
+        """Which answers there are; may add to `notes_`."""
+
+    @abstractmethod
+    def _choose(self, data: Examples) -> dict[str, Any]:
+        """A value for every parameter that may be None, by name."""
+
+    def _strata(self, data: Examples) -> Sequence[str] | None:
+        """For each example a group of which the held-out part is a fair sample."""
+        return data.labels
+
+    def _hold_out(self, data: Examples) -> Held:
+        """What is learned from and what is validated on, where no `valid` was given."""
+        return hold_out(len(data), self.settings_.held_out, self.settings_.seed, self._strata(data))
+
+    @abstractmethod
+    def _fit_preparation(self, learned: Examples) -> None:
+        """Set `preparation_`."""
+
+    @abstractmethod
+    def _encode(self, examples: Examples, folds: np.ndarray | None = None) -> Encoded:
+        """Examples as batches: of the inputs, with `y` where the answers are known.
+
+        Args:
+            examples: N.
+            folds: (N,) the part of the training data that each belongs to, where `_hold_out` made several.
+        """
+
+    @abstractmethod
+    def _build(self) -> nn.Module:
+        """The untrained network, from `settings_`, `preparation_` and the answers."""
+
+    @abstractmethod
+    def _validate(self, checks: Encoded) -> dict[str, float]:
+        """Scores of `network_` while it is trained; `selection` decides which weights are kept: the more the
+        better."""
+
+    @abstractmethod
+    def _fit_baselines(self, learned: Examples, left_s: float | None) -> None:
+        """Learn the baselines, in a small part of the time that is left."""
+
+    def _finish(self, checks: Encoded) -> None:
+        """What is fitted to the held-out part once the network is trained, such as a calibration."""
+
+    @abstractmethod
+    def _scores(self, examples: Examples, encoded: Encoded, notes: list[str] | None = None) -> dict[str, Any]:
+        """{"model": …, "baselines": …}; `notes` takes what was peculiar about the examples."""
+
+    @abstractmethod
+    def _to_json(self) -> dict[str, Any]:
+        """Everything learned but the tensors, as plain values by file name under preparation/."""
+
+    @abstractmethod
+    def _from_json(self, stored: Mapping[str, Any]) -> None:
+        """The inverse of `_to_json`."""
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """Arrays of the baselines and of other parts outside the network, by name."""
+        return {}
+
+    def _take_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """The inverse of `_tensors`."""

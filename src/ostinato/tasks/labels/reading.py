@@ -1,0 +1,96 @@
+"""From what users pass to `fit`, `evaluate` and `predict` to examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ostinato.data.arrays import sequences_from
+from ostinato.data.examples import Examples
+from ostinato.errors import InputError, SizeError
+
+
+def read_examples(data: Any, y: Any, options: Mapping[str, Any], *, needs_answers: bool = True) -> Examples:
+    """Examples from a file, a table, lists or arrays.
+
+    Args:
+        data: `Examples`; texts, trees or arrays with `y`; a pair (inputs, answers); or a source of
+            `ostinato.data.labelled.read_labelled`.
+        y: the answers, where `data` holds inputs alone.
+        options: of `read_labelled`.
+        needs_answers: whether inputs alone are an error.
+
+    Raises:
+        InputError: numbers of inputs and answers that differ; answers that are missing.
+    """
+    if isinstance(data, Examples):
+        if y is not None:
+            raise InputError("y: the examples have their own answers; leave y out")
+        return data
+    if y is None and isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], str):
+        data, y = data
+    kind = _kind_in_memory(data)
+    if kind is None:
+        from ostinato.data.labelled import read_labelled
+
+        if y is not None:
+            raise InputError(
+                f"y: expected None with {type(data).__name__} as data, which names its own answers"
+            )
+        return read_labelled(data, needs_labels=needs_answers, **options)
+    if y is None and needs_answers:
+        raise InputError("y is missing: pass the answers, one for each input")
+    return _in_memory(data, y, kind)
+
+
+def _kind_in_memory(data: Any) -> str | None:
+    """text, trees or arrays; None where it is a source for the readers."""
+    from ostinato.data.examples import Tree
+
+    if isinstance(data, np.ndarray) and data.dtype.kind in "fiub":
+        return "arrays"
+    if isinstance(data, np.ndarray) and data.dtype.kind in "UO" and data.ndim == 1 and len(data):
+        data = list(data)
+    if not isinstance(data, list | tuple) or not data:
+        return None
+    if all(isinstance(one, str) for one in data):
+        return "text"
+    if all(isinstance(one, Tree) for one in data):
+        return "trees"
+    if all(hasattr(one, "shape") or isinstance(one, list) for one in data):
+        return "arrays"
+    return None
+
+
+def _in_memory(data: Any, y: Any, kind: str) -> Examples:
+    if kind == "arrays":
+        x, counts = sequences_from(data)
+        inputs: list[Any] = [row[:n] for row, n in zip(x, counts.tolist(), strict=True)]
+    else:
+        inputs = [str(one) if kind == "text" else one for one in data]
+    labels = None if y is None else labels_from(y)
+    if labels is not None and len(labels) != len(inputs):
+        raise SizeError(f"y: {len(labels)} labels for {len(inputs)} inputs; give one for each")
+    return Examples(kind, inputs, labels, source="the data")
+
+
+def labels_from(y: Any) -> list[str]:
+    """Labels as text: whole numbers and truth values are written out.
+
+    Raises:
+        InputError: a label that is missing (None, NaN), or fractions of numbers.
+    """
+    values = np.asarray(y, object).reshape(-1).tolist() if np.ndim(y) <= 1 else None
+    if values is None:
+        raise SizeError(f"y: expected one label for each input, found an array of shape {np.shape(y)}")
+    labels = []
+    for i, value in enumerate(values):
+        if value is None or (isinstance(value, float | np.floating) and np.isnan(value)):
+            raise InputError(f"y[{i}] is missing; leave the example out, or give it a label of its own")
+        if isinstance(value, float | np.floating):
+            if not float(value).is_integer():
+                raise InputError(f"y[{i}] is {value!r}; expected labels: text, whole numbers or truth values")
+        labels.append(str(int(value) if isinstance(value, float | np.floating) else value))
+    return labels

@@ -1,0 +1,109 @@
+"""What is learned from and what is held out; what the flow of fitting needs to know of encoded examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ostinato.errors import InputError
+from ostinato.types import Batch
+
+Rows = NDArray[np.int64]
+
+
+class Encoded(Protocol):
+    """N examples as the network takes them."""
+
+    @property
+    def lengths(self) -> Any:
+        """(N,) how many steps each has, to batch by."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def batch(self, rows: Any) -> Batch:
+        """Some rows, padded to the longest of them."""
+        ...
+
+
+@dataclass(frozen=True)
+class Held:
+    """Rows to learn from and rows to validate on.
+
+    Attributes:
+        learned: rows that some member of the network learns from.
+        checked: rows that some member does not learn from.
+        folds: (N,) member m does not learn from the rows of fold m; None where there is one member, whose
+            `learned` and `checked` are apart.
+    """
+
+    learned: Rows
+    checked: Rows
+    folds: Rows | None = None
+
+    @classmethod
+    def none(cls, n: int) -> Self:
+        """All n are learned from."""
+        return cls(np.arange(n), np.empty(0, np.int64))
+
+    def folds_of(self, rows: Rows) -> Rows | None:
+        """The folds of some rows."""
+        return None if self.folds is None else self.folds[rows]
+
+
+def hold_out(n: int, fraction: float, seed: int, strata: Sequence[Any] | None = None) -> Held:
+    """A random fraction of n rows, of every stratum about as much, and never all of a stratum.
+
+    Raises:
+        InputError: nothing is left to learn from or to check on.
+    """
+    chosen = folds(n, max(2, round(1 / fraction)), seed, strata) == 0
+    if strata is not None:
+        chosen &= ~_alone(strata)
+    if not chosen.any() or chosen.all():
+        raise InputError(
+            f"{n} examples are too few to hold out {fraction:g} of them for validation; give more, or valid="
+        )
+    return Held(np.flatnonzero(~chosen), np.flatnonzero(chosen))
+
+
+def fold_out(n: int, members: int, count: int, seed: int, strata: Sequence[Any] | None = None) -> Held:
+    """For each of several members another `1 / count` of the rows; all rows are learned from by some.
+
+    Args:
+        n: rows.
+        members: how many parts are held out, 2 or more and at most `count`.
+        count: folds.
+        seed: decides which row is in which.
+        strata: (n,) values of which each fold is a fair sample. A row that is alone in its stratum is always
+            learned from.
+    """
+    own = folds(n, count, seed, strata)
+    if strata is not None:
+        own[_alone(strata)] = count
+    checked = np.flatnonzero(own < members)
+    if not len(checked):
+        raise InputError(f"{n} examples are too few to hold some out for validation; give more, or valid=")
+    return Held(np.arange(n), checked, own)
+
+
+def folds(n: int, count: int, seed: int, strata: Sequence[Any] | None = None) -> Rows:
+    """(n,) a fold from 0 for each row, of sizes that differ by at most one, spread evenly over the strata."""
+    order = np.random.default_rng([seed, 1]).permutation(n)
+    if strata is not None:
+        _, codes = np.unique(np.asarray(strata), return_inverse=True)
+        order = order[np.argsort(codes[order], kind="stable")]
+    result = np.empty(n, np.int64)
+    # From a random fold on: otherwise the first folds would always be the larger ones of the first class.
+    result[order] = (np.arange(n) + int(np.random.default_rng([seed, 2]).integers(count))) % count
+    return result
+
+
+def _alone(strata: Sequence[Any]) -> NDArray[np.bool_]:
+    _, codes, counts = np.unique(np.asarray(strata), return_inverse=True, return_counts=True)
+    alone: NDArray[np.bool_] = counts[codes] == 1
+    return alone
