@@ -352,9 +352,9 @@ def test_version_and_usage_errors_of_the_real_command():
 def test_a_reader_that_leaves_causes_no_traceback():
     program = (
         "import sys; sys.path.insert(0, '')\n"
-        "from ostinato.cli import STARTED_S, commands, estimators\n"
-        "columns = {'mean': list(range(300_000))}\n"
-        "estimators.predict = lambda *args, **more: (columns, [])\n"
+        "from ostinato.cli import STARTED_S, commands, estimators, output\n"
+        "table = output.Table('forecast', {'mean': list(range(300_000))})\n"
+        "estimators.predict = lambda *args, **more: (table, [])\n"
         "commands.app(['predict', 'run', 'x.csv'])"
     )
     with subprocess.Popen(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import importlib
 import importlib.resources
 import inspect
 import itertools
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ostinato.cli import STARTED_S
+from ostinato.cli import STARTED_S, output
 from ostinato.config import field_names, load_config
 from ostinato.errors import InputError
 
@@ -26,6 +27,10 @@ DEMOS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 NEEDED = ("target",)  # only a table in memory names its own
+# kinds of runs that answer about a file -> what `evaluate` and `predict` may be told besides
+ANSWERS: dict[str, tuple[str, ...]] = {
+    "forecast": ("windows", "in_sample", "future"), "classifier": (), "tagger": ()
+}  # fmt: skip
 REPORT_S = 8.0  # at most, for report and pictures
 # arguments of `fit` that are not settings: the data, where the run goes, and how it is shown
 NOT_SETTINGS = ("data", "future", "out", "resume", "progress", "started_s")
@@ -52,27 +57,11 @@ def train_forecast(
     """
     from ostinato.training.distributed import is_first_process
 
-    if out.exists() and not resume and is_first_process():
-        raise InputError(
-            f"{out}: exists already; continue that run with --resume, or choose another folder with --out"
-        )
-    estimator = _forecaster_class()
-    settings = _given(settings_class(estimator), config, overrides, options)
-    own = inspect.signature(estimator).parameters
-    _require(settings, {**inspect.signature(estimator.fit).parameters, **own})
-    forecaster = estimator(
-        **{name: value for name, value in settings.items() if name in own},
-        progress="quiet" if quiet else "auto",
-    )
     more = {} if future is None else {"future": future}
-    forecaster.fit(
-        data,
-        **{name: value for name, value in settings.items() if name not in own},
-        **more,
-        out=out,
-        resume=resume,
-        started_s=STARTED_S - _report_s(forecaster.max_time_s),
-    )
+    forecaster = _fit(
+        _forecaster_class(), data, out, options, config=config, overrides=overrides, more=more, needed=NEEDED,
+        resume=resume, quiet=quiet, kept_s=_report_s,
+    )  # fmt: skip
     if not is_first_process():
         return {}
     from ostinato.insight.forecast_report import REPORT, write_forecast_report
@@ -87,10 +76,79 @@ def train_forecast(
     return {"run": str(out), **metrics, "notes": [str(note) for note in forecaster.notes_]}
 
 
-def _require(settings: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> None:
+def train_labels(
+    estimator: str,
+    data: Path,
+    out: Path,
+    options: Mapping[str, Any],
+    *,
+    config: Path | None = None,
+    overrides: Iterable[str] = (),
+    resume: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Fit a `Classifier` or `Tagger`, with settings as in `train_forecast`, and return what that returns.
+
+    Raises:
+        InputError: `out` exists already and `resume` is false; a setting is wrong.
+    """
+    from ostinato.training.distributed import is_first_process
+
+    cls = getattr(importlib.import_module("ostinato"), estimator)
+    fitted = _fit(
+        cls, data, out, options, config=config, overrides=overrides, more={}, needed=(), resume=resume,
+        quiet=quiet, kept_s=lambda _: 0.0,
+    )  # fmt: skip
+    if not is_first_process():
+        return {}
+    return {"run": str(out), **fitted.metrics_, "notes": [str(note) for note in fitted.notes_]}
+
+
+def _fit(  # noqa: PLR0913 - what the commands of training share
+    cls: Any,
+    data: Path,
+    out: Path,
+    options: Mapping[str, Any],
+    *,
+    config: Path | None,
+    overrides: Iterable[str],
+    more: Mapping[str, Any],
+    needed: Iterable[str],
+    resume: bool,
+    quiet: bool,
+    kept_s: Callable[[float | None], float],
+) -> Any:
+    """A fitted estimator whose run lies in `out`; `kept_s` says how much of the time is for what follows."""
+    from ostinato.training.distributed import is_first_process
+
+    if out.exists() and not resume and is_first_process():
+        raise InputError(
+            f"{out}: exists already; continue that run with --resume, or choose another folder with --out"
+        )
+    settings = _given(settings_class(cls), config, overrides, options)
+    own = inspect.signature(cls).parameters
+    _require(settings, {**inspect.signature(cls.fit).parameters, **own}, needed)
+    estimator = cls(
+        **{name: value for name, value in settings.items() if name in own},
+        progress="quiet" if quiet else "auto",
+    )
+    estimator.fit(
+        data,
+        **{name: value for name, value in settings.items() if name not in own},
+        **more,
+        out=out,
+        resume=resume,
+        started_s=STARTED_S - kept_s(estimator.max_time_s),
+    )
+    return estimator
+
+
+def _require(
+    settings: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter], needed: Iterable[str]
+) -> None:
     for name, parameter in parameters.items():
         required = parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
-        required |= name in NEEDED
+        required |= name in needed
         if required and name not in settings and name not in ("self", *NOT_SETTINGS):
             raise InputError(f"--{name} is missing; give it here, as {name} = … in --config, or by --set")
 
@@ -103,33 +161,72 @@ def _report_s(max_time_s: float | None) -> float:
 def evaluate(
     run: Path,
     data: Path,
+    options: Mapping[str, Any],
     *,
-    windows: str,
-    in_sample: bool,
-    future: Path | None = None,
     seed: int | None = None,
     device: str | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
-    """What `Forecaster.evaluate` returns, {"model": {NAME: scores}, "baselines": {NAME: scores}}, and
-    notes."""
+    """What the run's `evaluate` returns, {"model": {NAME: scores}, "baselines": {NAME: scores}}, and notes.
+
+    Args:
+        run, data: the run folder and the file.
+        options: further arguments of the estimator's `evaluate`; None was not given.
+        seed, device: parameters of the estimator.
+
+    Raises:
+        InputError: an option that is not about this kind of run.
+    """
+    _, given = _checked_kind(run, options)
     estimator = _load(run, seed=seed, device=device)
-    more = {} if future is None else {"future": future}
-    scores = estimator.evaluate(data, windows=windows, in_sample=in_sample, **more)
+    scores = estimator.evaluate(data, **given)
     return scores, [str(note) for note in estimator.notes_]
 
 
 def predict(
     run: Path,
     data: Path,
+    out: Path | None,
+    options: Mapping[str, Any],
     *,
-    future: Path | None = None,
     seed: int | None = None,
     device: str | None = None,
-) -> tuple[Any, list[str]]:
-    """The frame of forecasts, and notes on the file."""
-    estimator = _load(run, seed=seed, device=device)
-    frame = estimator.predict(data, **({} if future is None else {"future": future}))
-    return frame, [str(note) for note in estimator.notes_]
+) -> tuple[output.Table | output.Lines, list[str]]:
+    """What the run says about a file, written to `out` if there is one, and notes; else as `evaluate`."""
+    kind, given = _checked_kind(run, options)
+    result: output.Table | output.Lines
+    if kind == "forecast":
+        output.check_table_name(out, (".csv", ".parquet"))
+        estimator = _load(run, seed=seed, device=device)
+        result = output.Table("forecast", output.to_columns(estimator.predict(data, **given)))
+    elif kind == "classifier":
+        output.check_table_name(out)
+        estimator = _load(run, seed=seed, device=device)
+        result = output.Table("labels", estimator.predict_table(data))
+    else:
+        estimator = _load(run, seed=seed, device=device)
+        result = output.Lines("sentences", *estimator.annotate(data))
+    if out is not None:
+        result.write(out)
+    return result, [str(note) for note in estimator.notes_]
+
+
+def _checked_kind(run: Path, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The kind of a run that answers about files, and the options that were given."""
+    from ostinato.training.run_folder import RunFolder
+
+    kind = RunFolder.open(run).kind or ""
+    if kind not in ANSWERS:
+        raise InputError(
+            f"{run}: holds a {kind!r}, which takes arrays or tables in memory, by ostinato.load(…); the "
+            f"commands evaluate and predict know: {', '.join(ANSWERS)}"
+        )
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in given:
+        if name not in ANSWERS[kind]:
+            raise InputError(
+                f"--{name.replace('_', '-')} is about forecasts, and {run} holds a {kind}; leave it out"
+            )
+    return kind, given
 
 
 def run_demo(task: str, out: Path | None, options: Mapping[str, Any], *, quiet: bool) -> dict[str, Any]:
@@ -158,7 +255,9 @@ def _load(run: Path, **parameters: Any) -> Any:
 def settings_class(estimator: Any) -> type:
     """A dataclass of all that `--config` and `--set` may say: the arguments of the estimator and of its
     `fit`."""
-    return _config_from_signatures("ForecastSettings", estimator.__init__, estimator.fit, skip=NOT_SETTINGS)
+    return _config_from_signatures(
+        f"{estimator.__name__}Settings", estimator.__init__, estimator.fit, skip=NOT_SETTINGS
+    )
 
 
 def _forecaster_class() -> Any:

@@ -8,6 +8,7 @@ import io
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -41,6 +42,21 @@ def print_line(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
+def print_training(result: Mapping[str, Any], *, json: bool, quiet: bool) -> None:
+    """What a finished training run has to say; nothing where another process speaks."""
+    if not result:
+        return
+    print_notes(result["notes"], quiet)
+    if json:
+        print_json(result)
+        return
+    print_scores(result, "Scores on held-out data")
+    run = Path(result["run"])
+    print_line(f"run: {run}")
+    if (run / "report.html").is_file():
+        print_line(f"report: {run / 'report.html'}")
+
+
 def print_scores(scores: Mapping[str, Mapping[str, Mapping[str, float]]], title: str) -> None:
     """Models above, baselines below; the best value of each column is bold on a terminal."""
     from rich.console import Console
@@ -71,6 +87,71 @@ def print_scores(scores: Mapping[str, Mapping[str, Mapping[str, float]]], title:
     console.print(table, soft_wrap=not console.is_terminal)
 
 
+@dataclass(frozen=True)
+class Table:
+    """What `predict` says as rows: its name in JSON, and its columns."""
+
+    name: str
+    columns: Mapping[str, Sequence[Any]]
+
+    @property
+    def rows(self) -> int:
+        """How many."""
+        return len(next(iter(self.columns.values()), []))
+
+    def json(self) -> Mapping[str, Any]:
+        """All of it as plain values."""
+        return self.columns
+
+    def print(self, stream: TextIO) -> None:
+        """As CSV."""
+        write_csv(self.columns, stream)
+
+    def write(self, path: Path) -> None:
+        """To a file of the kind that its ending says."""
+        write_table(self.columns, path)
+
+
+@dataclass(frozen=True)
+class Lines:
+    """What `predict` says in the form of the file that it read: its text, its rows as plain values."""
+
+    name: str
+    text: str
+    values: Sequence[Any]
+
+    @property
+    def rows(self) -> int:
+        """How many."""
+        return len(self.values)
+
+    def json(self) -> Sequence[Any]:
+        """All of it as plain values."""
+        return self.values
+
+    def print(self, stream: TextIO) -> None:
+        """As it stands."""
+        stream.write(self.text)
+
+    def write(self, path: Path) -> None:
+        """All of it or nothing, in UTF-8."""
+        write_bytes_atomically(path, self.text.encode("utf-8"))
+
+
+TABLES = (".csv", ".parquet", ".jsonl")
+
+
+def check_table_name(path: Path | None, known: Sequence[str] = TABLES) -> None:
+    """A name that `write_table` can do something with, before anything is computed.
+
+    Raises:
+        InputError: another ending.
+    """
+    if path is not None and path.suffix not in known:
+        names = f"{', '.join(known[:-1])} or {known[-1]}"
+        raise InputError(f"--out {path}: expected a name ending in {names}, found {path.suffix!r}")
+
+
 def to_columns(frame: Any) -> dict[str, list[Any]]:
     """A pandas or polars frame, an Arrow table, or a mapping of columns, as lists of plain values."""
     if not isinstance(frame, Mapping):
@@ -89,27 +170,35 @@ def _plain_cell(value: Any) -> Any:
 
 
 def write_table(columns: Mapping[str, Sequence[Any]], path: Path) -> None:
-    """Write columns to a .csv or .parquet file, all of it or nothing.
+    """Write columns to a .csv, .parquet or .jsonl file (one object a line), all of it or nothing.
 
     Raises:
         InputError: another ending.
         MissingExtraError: Parquet without pyarrow.
     """
+    check_table_name(path)
+    if path.suffix == ".parquet":
+        write_bytes_atomically(path, _parquet(columns))
+        return
+    text = io.StringIO()
     if path.suffix == ".csv":
-        text = io.StringIO()
         write_csv(columns, text)
-        write_bytes_atomically(path, text.getvalue().encode("utf-8"))
-    elif path.suffix == ".parquet":
-        try:
-            import pyarrow
-            import pyarrow.parquet
-        except ImportError:
-            raise MissingExtraError("writing Parquet", "pyarrow", "parquet") from None
-        buffer = io.BytesIO()
-        pyarrow.parquet.write_table(pyarrow.table(dict(columns)), buffer)
-        write_bytes_atomically(path, buffer.getvalue())
     else:
-        raise InputError(f"--out {path}: expected a name ending in .csv or .parquet, found {path.suffix!r}")
+        for row in zip(*columns.values(), strict=True):
+            values = plain_json(dict(zip(columns, row, strict=True)))
+            text.write(json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n")
+    write_bytes_atomically(path, text.getvalue().encode("utf-8"))
+
+
+def _parquet(columns: Mapping[str, Sequence[Any]]) -> bytes:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise MissingExtraError("writing Parquet", "pyarrow", "parquet") from None
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(dict(columns)), buffer)
+    return buffer.getvalue()
 
 
 def write_csv(columns: Mapping[str, Sequence[Any]], stream: TextIO) -> None:
