@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from ostinato.errors import InputError
+from ostinato.kernels.masks import Places, Rate
 from ostinato.types import State
 
-_WORD = 0xFFFFFFFF
 # Leaves that a state carries beside the cell's own while random masks are active.
 CLOCK_LEAVES = ("row", "t", "episode", "key")
 
@@ -100,7 +100,7 @@ class Clock:
     row: Tensor
     t: Tensor
     episode: Tensor
-    _known: dict[bool, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
+    _known: dict[bool, Places] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def start(cls, state: State, mask: Tensor | None, resets: Tensor | None, n_steps: int) -> Clock:
@@ -132,37 +132,42 @@ class Clock:
         self, kind: Kind, layer: int, direction: int, width: int, probability: float, *, is_variational: bool
     ) -> Tensor:
         """(B, T, width) bool, False with `probability`; variational without resets: (B, 1, width)."""
-        stream = (int(kind) * 4096 + layer) * 2 + direction
-        one, other = self._words(is_variational)
-        units = torch.arange(width, dtype=torch.int64, device=self.key.device)
-        units = _absorb(torch.full_like(units, 0x632BE5AB ^ stream), units)
-        bits = _mix(_mix(one ^ units) ^ other)
-        return bits >= round(probability * 2**32)
+        return self._places(is_variational).kept(_rate(kind, layer, direction, width, probability))
 
-    def _words(self, is_variational: bool) -> tuple[Tensor, Tensor]:
-        """Two words for each row and time, (B, T, 1): with one, 2^16 pairs would begin to share masks."""
+    def factors(
+        self, kind: Kind, layer: int, direction: int, width: int, probability: float, dtype: torch.dtype
+    ) -> Tensor:
+        """(B, T, width): 0 with `probability`, the rest scaled to the same expectation."""
+        return self._places(False).factors(_rate(kind, layer, direction, width, probability), dtype)
+
+    def recurrent_factors(
+        self, layer: int, direction: int, width: int, probability: float, dtype: torch.dtype
+    ) -> Tensor:
+        """Variational factors of h, (T, B, width); without resets (1, B, width)."""
+        rate = _rate(Kind.RECURRENT, layer, direction, width, probability)
+        return self._places(True).factors(rate, dtype, is_time_major=True)
+
+    def stays(self, kind: Kind, layer: int, direction: int, width: int, probability: float) -> Tensor:
+        """Zoneout, (T, B, width) bool: whether the old value stays, which it does with `probability`."""
+        return self._places(False).dropped(_rate(kind, layer, direction, width, probability))
+
+    def _places(self, is_variational: bool) -> Places:
         if is_variational not in self._known:
             t = torch.full_like(self.t[:, :1], -1) if is_variational else self.t
-            self._known[is_variational] = self._hash(t, 0x2545F491), self._hash(t, 0x6C8E9CF5)
+            self._known[is_variational] = Places(self.key, self.row, t, self.episode)
         return self._known[is_variational]
 
-    def _hash(self, t: Tensor, salt: int) -> Tensor:
-        seed = _absorb(torch.full_like(self.key, salt), self.key)
-        seed = _absorb(seed, self.row).unsqueeze(1)
-        return _absorb(_absorb(seed, self.episode), t).unsqueeze(2)
 
-
-def drop(x: Tensor, keep: Tensor, probability: float) -> Tensor:
-    """x with the elements that are not kept at zero, and the rest scaled to the same expectation."""
-    return x * (keep.to(x.dtype) / (1 - probability))
+def _rate(kind: Kind, layer: int, direction: int, width: int, probability: float) -> Rate:
+    return Rate((int(kind) * 4096 + layer) * 2 + direction, width, probability)
 
 
 def drop_weight(weight: Tensor, key: Tensor, layer: int, direction: int, probability: float) -> Tensor:
     """DropConnect on a weight matrix (arXiv:1708.02182): one mask for all rows and times of a key."""
     zero = torch.zeros(1, dtype=torch.int64, device=weight.device)
-    clock = Clock(key[:1], zero, zero.unsqueeze(1), zero.unsqueeze(1))
-    keep = clock.keep(Kind.WEIGHT, layer, direction, weight.numel(), probability, is_variational=True)
-    return drop(weight, keep.view_as(weight), probability)
+    places = Places(key[:1], zero, zero.unsqueeze(1) - 1, zero.unsqueeze(1))
+    rate = _rate(Kind.WEIGHT, layer, direction, weight.numel(), probability)
+    return weight * places.factors(rate, weight.dtype).view_as(weight)
 
 
 def check_probability(name: str, value: object) -> float:
@@ -174,19 +179,3 @@ def check_probability(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
         raise InputError(f"{name}: expected a probability at least 0 and below 1, found {value!r}")
     return float(value)
-
-
-def _mix(x: Tensor) -> Tensor:
-    """A bijection of 32-bit words with good avalanche (T. Wang and C. Wellons' family of integer hashes).
-
-    Words sit in int64: both factors are below 2^31, so that no product overflows on any device.
-    """
-    x = ((x ^ (x >> 16)) * 0x21F0AAAD) & _WORD
-    x = ((x ^ (x >> 15)) * 0x735A2D97) & _WORD
-    return x ^ (x >> 15)
-
-
-def _absorb(seed: Tensor, value: Tensor) -> Tensor:
-    """Hash both words of int64 `value` into the words `seed`."""
-    low = _mix((seed ^ (value & _WORD)) + 0x9E3779B9 & _WORD)
-    return _mix(low ^ ((value >> 32) & _WORD))

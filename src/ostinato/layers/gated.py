@@ -182,15 +182,13 @@ class GatedStack(Stack):
         recurrent = None
         if options.dropout_recurrent:
             width = tensors["weight_hh"].shape[1]
-            keep = clock.keep(Kind.RECURRENT, *where, width, options.dropout_recurrent, is_variational=True)
-            recurrent = (keep.to(tensors["weight_hh"].dtype) / (1 - options.dropout_recurrent)).transpose(
-                0, 1
+            recurrent = clock.recurrent_factors(
+                *where, width, options.dropout_recurrent, tensors["weight_hh"].dtype
             )
-        zoneout = {}
-        for name, probability in self._cell_options.zoneout.items():
-            width = self._shapes[layer][name][0]
-            keep = clock.keep(_ZONEOUT[name], *where, width, probability, is_variational=False)
-            zoneout[name] = ~keep.transpose(0, 1)
+        zoneout = {
+            name: clock.stays(_ZONEOUT[name], *where, self._shapes[layer][name][0], probability)
+            for name, probability in self._cell_options.zoneout.items()
+        }
         return tensors, self._training_cell_options, Noise(recurrent, zoneout)
 
     # Parameters under torch's names ------------------------------------------------------------------

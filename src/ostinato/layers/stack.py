@@ -18,7 +18,7 @@ from ostinato.kernels.reference import Leaves
 from ostinato.kernels.stretch import Stretch
 from ostinato.layers import arguments
 from ostinato.layers.cells import named_tensor
-from ostinato.layers.dropout import CLOCK_LEAVES, Clock, Kind, MaskKey, drop
+from ostinato.layers.dropout import CLOCK_LEAVES, Clock, Kind, MaskKey
 from ostinato.types import Output, State
 
 Shapes = dict[str, tuple[int, ...]]
@@ -283,8 +283,7 @@ class Stack(nn.Module):
         probability = self._dropout.get(kind, 0.0)
         if not self.training or not probability:
             return x
-        keep = clocks[0].keep(kind, layer, 0, x.shape[2], probability, is_variational=False)
-        return drop(x, keep, probability)
+        return x * clocks[0].factors(kind, layer, 0, x.shape[2], probability, x.dtype)
 
     def _clock_leaves(
         self, B: int, device: torch.device, rows: Tensor | Sequence[int] | None = None
