@@ -1,0 +1,111 @@
+"""Best paths of a linear chain: the Viterbi algorithm, for one path and for several.
+
+Scores are float64: a path that breaks a constraint pays a penalty beyond all real scores and stays
+comparable, so that a row without an allowed path gets the one that breaks the fewest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ostinato.layers.crf_sums import Allowed, working_dtype
+
+_PENALTY = 1e9
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Scores of transitions (K, K) [from, to], start (K,) and end (K,), penalties included."""
+
+    transitions: Tensor
+    start: Tensor
+    end: Tensor
+
+    @classmethod
+    def penalised(cls, transitions: Tensor, start: Tensor, end: Tensor, allowed: Allowed | None) -> Edges:
+        """The scores, less the penalty where something is not allowed."""
+        work = working_dtype(transitions)
+        scores = [value.detach().to(work) for value in (transitions, start, end)]
+        if allowed is not None:
+            limits = (allowed.transitions, allowed.start, allowed.end)
+            scores = [value.masked_fill(~may, -_PENALTY) for value, may in zip(scores, limits, strict=True)]
+        return cls(*scores)
+
+
+def best_path(emissions: Tensor, edges: Edges, lengths: Tensor | None) -> Tensor:
+    """The tags (B, T) int64 of the path with the highest score; 0 beyond a row's length.
+
+    Only the scores are kept, and the tag before a chosen one is looked for on the way back, among K: indices
+    kept for every tag would cost the whole forward pass more.
+
+    Args:
+        emissions: (B, T, K), T at least 1.
+        edges: the other scores.
+        lengths: (B,); None: T everywhere.
+
+    Cost: 2·B·T·K² additions and comparisons, 8·B·T·K bytes.
+    """
+    B, T, K = emissions.shape
+    scores = edges.start.new_empty(T, B, K)
+    scores.copy_(emissions.transpose(0, 1))
+    scores[0] += edges.start
+    steps = scores.unbind(0)
+    for t in range(1, T):
+        steps[t].add_((steps[t - 1].unsqueeze(2) + edges.transitions).amax(1))
+    tags = torch.zeros(T, B, dtype=torch.int64, device=emissions.device)
+    into = edges.transitions.T.contiguous()
+    rows = tags.unbind(0)
+    if lengths is None:
+        tag = torch.argmax(steps[-1] + edges.end, dim=1, out=rows[-1])
+        for t in range(T - 2, -1, -1):
+            tag = torch.argmax(into.index_select(0, tag).add_(steps[t]), dim=1, out=rows[t])
+        return tags.T
+    tag = tags[0]
+    for t in range(T - 1, -1, -1):
+        ends = (lengths == t + 1).unsqueeze(1)
+        reach = torch.where(ends, edges.end, into.index_select(0, tag)).add_(steps[t])
+        tag = torch.argmax(reach, dim=1)
+        rows[t].copy_(tag)
+    return tags.T.masked_fill(torch.arange(T, device=tags.device) >= lengths.unsqueeze(1), 0)
+
+
+def best_paths(emissions: Tensor, edges: Edges, lengths: Tensor | None, n: int) -> tuple[Tensor, Tensor]:
+    """The n best paths of each row, best first: tags (B, n, T) and whether there are that many (B, n).
+
+    Args:
+        emissions: (B, T, K), T at least 1.
+        edges: the other scores.
+        lengths: (B,), at least 1; None: T everywhere.
+        n: how many.
+
+    Cost: B·T·n·K² candidates, of which each step takes the n best for every tag.
+    """
+    B, T, K = emissions.shape
+    work = edges.start.dtype
+    scores = emissions.detach().to(work)
+    # best[b, k, r]: score of the r-th best path that ends in tag k; -inf where there are fewer.
+    best = scores.new_full((B, K, n), -torch.inf)
+    best[:, :, 0] = edges.start + scores[:, 0]
+    sources = []
+    for t in range(1, T):
+        reach = best.unsqueeze(3) + edges.transitions.unsqueeze(1)
+        highest, source = reach.flatten(1, 2).topk(min(n, K * n), dim=1)
+        after = highest.transpose(1, 2) + scores[:, t].unsqueeze(2)
+        if lengths is not None:
+            goes_on = (lengths > t).view(B, 1, 1)
+            after = torch.where(goes_on, after, best)
+        best = after
+        sources.append(source.transpose(1, 2))
+    ended = (best + edges.end.unsqueeze(1)).flatten(1)
+    total, place = ended.topk(n, dim=1)
+    tags = place.new_zeros(B, n, T)
+    for t in range(T - 1, -1, -1):
+        is_real = True if lengths is None else (lengths > t).unsqueeze(1)
+        tags[:, :, t] = torch.where(torch.as_tensor(is_real), place // n, 0)
+        if t:
+            before = sources[t - 1].flatten(1).gather(1, place)
+            place = torch.where(torch.as_tensor(is_real), before, place)
+    return tags, total > -_PENALTY / 2
