@@ -39,7 +39,7 @@ class LabelEstimator(Estimator):
 
     A parameter that is None is chosen from the data; what was chosen is in `settings_` after `fit`.
 
-    A subclass fills the hooks: `_check_examples`, `_learn_answers`, `_choose`, `_fit_preparation`, `_encode`,
+    A subclass has a `fit` that calls `_fit`, and fills the hooks: `_check_examples`, `_learn_answers`, `_choose`, `_fit_preparation`, `_encode`,
     `_build`, `_validate`, `_fit_baselines`, `_scores`, `_to_json`, `_from_json`; and where its own differ
     `_strata`, `_hold_out`, `_finish`, `_tensors` and `_take_tensors`.
 
@@ -88,31 +88,30 @@ class LabelEstimator(Estimator):
 
     # ------------------------------------------------------------------------------------------- fit
 
-    def fit(
+    def _fit(
         self,
         data: Any,
-        y: Any = None,
+        y: Any,
+        reading: Mapping[str, Any],
         *,
         valid: Any = None,
         test: Any = None,
         out: str | Path | None = None,
         resume: bool = False,
         started_s: float | None = None,
-        **reading: Any,
     ) -> Self:
-        """Learn from a file, a table, lists or arrays.
+        """What the `fit` of a subclass calls.
 
         Args:
             data: in any form that `ostinato.data.labelled.read_labelled` takes, or inputs alone with `y`.
             y: the answers, where `data` holds inputs alone.
+            reading: how `data`, `valid` and `test` are read: options of `read_labelled`.
             valid: to validate on, in the form of `data`, or a pair (inputs, answers); None: a part of `data`
                 is held out.
             test: never learned from; `metrics_` then is about it.
             out: a new folder for the run: checkpoints, history, and at the end what `save` writes.
             resume: go on with the run in `out`; without a checkpoint start afresh, a finished run is loaded.
             started_s: `time.monotonic()` from which `max_time_s` counts; None: now.
-            **reading: how `data`, `valid` and `test` are read: options of `read_labelled`, such as `text=`
-                and `label=`.
 
         Raises:
             InputError: parameters, columns or examples that cannot be used; the message names them.
@@ -278,7 +277,7 @@ class LabelEstimator(Estimator):
 
     # ------------------------------------------------------------------------------------------ after
 
-    def evaluate(self, data: Any, y: Any = None, **reading: Any) -> dict[str, Any]:
+    def evaluate(self, data: Any, y: Any = None) -> dict[str, Any]:
         """Scores of the network and of the baselines on data in the form that `fit` took.
 
         Returns:
@@ -287,16 +286,16 @@ class LabelEstimator(Estimator):
         Raises:
             InputError: the data have no answers, or other inputs than the training data.
         """
-        examples = self._given(data, y, reading, "data")
+        examples = self._given(data, y, "data")
         notes = list(examples.notes)
         scores = self._scores(examples, self._encode(examples), notes)
         self.notes_ = notes
         return scores
 
-    def _given(self, data: Any, y: Any, reading: Mapping[str, Any], name: str | None) -> Examples:
+    def _given(self, data: Any, y: Any = None, name: str | None = None) -> Examples:
         """Data read as in `fit`; with answers, checked as in `fit`, where `name` is given."""
         self._require_fitted("network_")
-        examples = read_examples(data, y, {**self.reading_, **reading}, needs_answers=name is not None)
+        examples = read_examples(data, y, self.reading_, needs_answers=name is not None)
         return examples if name is None else self._checked_examples(examples, name)
 
     def _checked_examples(self, examples: Examples, name: str) -> Examples:

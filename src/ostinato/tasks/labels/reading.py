@@ -89,8 +89,7 @@ def labels_from(y: Any) -> list[str]:
     for i, value in enumerate(values):
         if value is None or (isinstance(value, float | np.floating) and np.isnan(value)):
             raise InputError(f"y[{i}] is missing; leave the example out, or give it a label of its own")
-        if isinstance(value, float | np.floating):
-            if not float(value).is_integer():
-                raise InputError(f"y[{i}] is {value!r}; expected labels: text, whole numbers or truth values")
+        if isinstance(value, float | np.floating) and not float(value).is_integer():
+            raise InputError(f"y[{i}] is {value!r}; expected labels: text, whole numbers or truth values")
         labels.append(str(int(value) if isinstance(value, float | np.floating) else value))
     return labels
