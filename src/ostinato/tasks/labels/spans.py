@@ -1,129 +1,111 @@
-"""Spans: what tags such as B-NP, I-NP, O say together, and the scores that are about them.
+"""Tags that spell spans: in which letters the network learns them, and the scores that are about spans.
 
-| scheme | letters | how a span begins |
-| --- | --- | --- |
-| `iob1` | I, O, and B only where a span follows one of its own type at once | I, rarely B |
-| `iob2` | B, I, O | B |
-| `bioes` | B, I, E (or L), S (or U), O; also BMES | B, or S for a span of one token |
-
-A span is (type, first, end): the tokens first … end - 1; tags without a type have the type "". Reading is
-lenient as the CoNLL script `conlleval` is, and as the library `seqeval` is unless told to be strict: I-X
-after another type begins a span.
+`layers/crf_constraints.py` has the schemes (B-NP, I-NP, O and their kin). Here come other ways to write the
+same, which data have: bare letters (B, I, O), and M for the inside of a span (BMES).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
-from ostinato.errors import InputError, MissingExtraError
-from ostinato.layers.options import check_choice
+from ostinato.errors import MissingExtraError
+from ostinato.layers.crf_constraints import infer_scheme, respell
 
 OUTSIDE = "O"
-SCHEMES = ("iob1", "iob2", "bioes")
-Span = tuple[str, int, int]
-
-_TAG = re.compile(r"([BIESLUM])(?:-(.+))?", re.DOTALL)
-# other letters for the same thing: BILOU, and BMES as word segmentation writes it
-_MEANS = {"L": "E", "U": "S", "M": "I"}
+BARE = frozenset("BIESLUM")
 
 
-def detect_scheme(rows: Iterable[Sequence[str]]) -> str | None:
-    """How the tags of some sentences write spans: a name in `SCHEMES`, or None where they are no spans.
+@dataclass(frozen=True)
+class TagSpelling:
+    """Between the tags of the data and those that a network learns.
 
-    They are spans where every tag but O is a letter of a scheme with a type (`B-NP`), or where they are bare
-    letters and B or S is among them.
-
-    Cost: one pass over all tags.
+    Attributes:
+        scheme: of the data (`bio`, `iob1`, `bioes`, `bilou`), or `none` where tags are no spans.
+        learned: the scheme that the network learns; another one can be easier to learn.
+        is_bare: the data write B for what elsewhere is B-TYPE.
+        inside: the data's letter for the inside of a span, I or M.
     """
-    letters: set[str] = set()
-    typed, starts_inside, needless_begins, seen = False, 0, 0, set()
-    for row in rows:
-        before: tuple[str, str] = (OUTSIDE, "")
-        for tag in row:
-            now = split_tag(tag)
-            if now is None:
-                return None
-            if tag not in seen:
-                seen.add(tag)
-                letters.add(now[0])
-                typed = typed or "-" in tag
-            follows = before[0] != OUTSIDE and before[1] == now[1]
-            starts_inside += now[0] == "I" and not follows
-            needless_begins += now[0] == "B" and not follows
-            before = now
-    letters.discard(OUTSIDE)
-    if not letters or not (typed or letters & {"B", "S"}):
-        return None
-    if letters & {"E", "S"}:
-        return "bioes"
-    return "iob1" if starts_inside > needless_begins else "iob2"
 
+    scheme: str = "none"
+    learned: str = "none"
+    is_bare: bool = False
+    inside: str = "I"
 
-def split_tag(tag: str) -> tuple[str, str] | None:
-    """(letter, type) of a tag, the letter one of B, I, E, S, O; None where it is no tag of spans."""
-    if tag == OUTSIDE:
-        return OUTSIDE, ""
-    match = _TAG.fullmatch(tag)
-    return match and (_MEANS.get(match[1], match[1]), match[2] or "")
+    @classmethod
+    def infer(cls, rows: Iterable[Sequence[str]], *, learn_ends: bool = True) -> Self:
+        """From the tags of the training data.
 
+        Args:
+            rows: the tags of each sentence.
+            learn_ends: learn BIO as BIOES, where the end of a span has a tag of its own.
 
-def spans(tags: Sequence[str]) -> list[Span]:
-    """The spans of one sentence, in any scheme.
+        Cost: two passes.
+        """
+        rows = [tuple(row) for row in rows]
+        tags = {tag for row in rows for tag in row}
+        is_bare = bool(tags & {"B", "S"}) and tags <= BARE | {OUTSIDE}
+        letters = {tag[0] for tag in tags if is_bare or tag[1:2] == "-"}
+        inside = "M" if "M" in letters and "I" not in letters else "I"
+        spelling = cls(is_bare=is_bare, inside=inside)
+        scheme = infer_scheme([spelling._plain(row) for row in rows])
+        if scheme == "none":
+            return cls()
+        return cls(scheme, "bioes" if learn_ends and scheme == "bio" else scheme, is_bare, inside)
 
-    Raises:
-        InputError: a tag that is none of spans.
-    """
-    found: list[Span] = []
-    kind, first, before = "", 0, OUTSIDE
-    for t, tag in enumerate([*tags, OUTSIDE]):
-        now = split_tag(tag)
-        if now is None:
-            raise InputError(
-                f"tag {tag!r} at token {t + 1}: expected O, or B, I, E or S with a type, such as B-NP"
-            )
-        letter, own = now
-        ends = before != OUTSIDE and (before in "ES" or letter in "BSO" or own != kind)
-        if ends:
-            found.append((kind, first, t))
-        if letter != OUTSIDE and (ends or before == OUTSIDE):
-            first = t
-        kind, before = own, letter
-    return found
+    @property
+    def has_spans(self) -> bool:
+        """Whether the tags spell spans."""
+        return self.scheme != "none"
 
+    def to_learned(self, tags: Sequence[str]) -> list[str]:
+        """The tags that the network learns; where the data break their scheme, mended."""
+        return respell(self._plain(tags), self.learned) if self.has_spans else list(tags)
 
-def write_spans(found: Iterable[Span], length: int, scheme: str) -> list[str]:
-    """The tags of a sentence of `length` tokens: the inverse of `spans`.
+    def from_learned(self, tags: Sequence[str]) -> list[str]:
+        """The tags that the data would have."""
+        if not self.has_spans:
+            return list(tags)
+        return [self._own(tag) for tag in respell(tags, self.scheme)]
 
-    Args:
-        found: spans that do not overlap, in their order.
-        length: T.
-        scheme: a name in `SCHEMES`.
+    def merged(self, tags: Sequence[str]) -> tuple[list[str], list[int]]:
+        """The data's tags behind the learned ones, and for each learned tag the index of that which it is.
 
-    Raises:
-        InputError: an unknown scheme.
-    """
-    check_choice("write_spans", "scheme", scheme, SCHEMES)
-    tags = [OUTSIDE] * length
-    before: Span = ("", 0, -1)
-    for span in found:
-        kind, first, end = span
-        suffix = f"-{kind}" if kind else ""
-        tags[first:end] = [f"I{suffix}"] * (end - first)
-        touches = before[2] == first and before[0] == kind
-        if scheme != "iob1" or touches:
-            tags[first] = f"B{suffix}"
-        if scheme == "bioes":
-            tags[end - 1] = f"E{suffix}" if end - first > 1 else f"S{suffix}"
-        before = span
-    return tags
+        A begin is a begin whether its span goes on or not, so that probabilities can be summed.
+        """
+        own = [self._own(self._without_ends(tag)) for tag in tags]
+        names = sorted(set(own))
+        return names, [names.index(tag) for tag in own]
+
+    def _without_ends(self, tag: str) -> str:
+        if self.learned == self.scheme or tag == OUTSIDE:
+            return tag
+        return {"E": "I", "S": "B"}.get(tag[0], tag[0]) + tag[1:]
+
+    def _plain(self, tags: Sequence[str]) -> list[str]:
+        """In the letters of a scheme, with types."""
+        if self.is_bare:
+            tags = [tag if tag == OUTSIDE else f"{tag}-" for tag in tags]
+        if self.inside == "I":
+            return list(tags)
+        return ["I" + tag[1:] if tag.startswith("M-") else tag for tag in tags]
+
+    def _own(self, tag: str) -> str:
+        if tag == OUTSIDE:
+            return tag
+        letter = self.inside if tag[0] == "I" else tag[0]
+        return letter if self.is_bare else letter + tag[1:]
 
 
 def span_scores(actual: Sequence[Sequence[str]], said: Sequence[Sequence[str]]) -> dict[str, float]:
     """span_f1, span_precision and span_recall by seqeval's default definition: micro averages over all spans.
 
-    A span counts where type, first and last token are all right.
+    A span counts where type, first and last token are all right. Spans are read as the script conlleval does:
+    I-X after another type begins one.
+
+    Args:
+        actual, said: the tags of each sentence, in any scheme or in bare letters.
 
     Raises:
         MissingExtraError: seqeval is not installed.
@@ -144,7 +126,7 @@ def span_scores(actual: Sequence[Sequence[str]], said: Sequence[Sequence[str]]) 
 
 
 def tag_accuracy(actual: Sequence[Sequence[str]], said: Sequence[Sequence[str]]) -> float:
-    """The share of tokens with the right tag, by scikit-learn.
+    """The share of tokens with the right tag, by scikit-learn; NaN where there is no token.
 
     Raises:
         MissingExtraError: scikit-learn is not installed.
@@ -157,6 +139,10 @@ def tag_accuracy(actual: Sequence[Sequence[str]], said: Sequence[Sequence[str]])
     return float(accuracy_score(*flat)) if flat[0] else float("nan")
 
 
+# the letters that seqeval knows are B, I, E, S, O
+_SEQEVAL = {"L": "E", "U": "S", "M": "I"}
+
+
 def _as_seqeval(tag: str) -> str:
-    """The same tag in the letters that seqeval knows: B, I, E, S, O."""
-    return _MEANS[tag[0]] + tag[1:] if tag[0] in _MEANS and split_tag(tag) else tag
+    is_span = len(tag) == 1 or tag[1:2] == "-"
+    return _SEQEVAL[tag[0]] + tag[1:] if is_span and tag[0] in _SEQEVAL else tag
