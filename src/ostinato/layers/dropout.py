@@ -69,7 +69,7 @@ class MaskKey(nn.Module):
         """(B,) int64: the key that was set, or a fresh one from torch's default generator."""
         # No number on the way, which would end a traced graph.
         key = torch.randint(0, 2**62, ()) if self._tensor is None else self._tensor
-        return key.to(device).repeat(batch_size)
+        return key.to(device).expand(batch_size).clone()
 
 
 def set_mask_key(module: nn.Module, seed: int, step: int) -> None:
@@ -105,9 +105,12 @@ class Clock:
     @classmethod
     def start(cls, state: State, mask: Tensor | None, resets: Tensor | None, n_steps: int) -> Clock:
         """Count on from the leaves that `state` carries."""
-        B, device = state.row.shape[0], state.row.device
-        real = torch.ones(B, n_steps, dtype=torch.int64, device=device) if mask is None else mask.long()
-        t = state.t.unsqueeze(1) + real.cumsum(1) - real
+        t = state.t.unsqueeze(1)
+        if mask is None:
+            t = t + torch.arange(n_steps, device=t.device)
+        else:
+            real = mask.long()
+            t = t + real.cumsum(1) - real
         episode = state.episode.unsqueeze(1)
         if resets is not None:
             episode = episode + resets.long().cumsum(1)
