@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from ostinato.data.arrays import sequences_from
 from ostinato.data.batching import RowSampler, RowSource
+from ostinato.data.scaling import Scaling
 from ostinato.errors import InputError, SizeError
 from ostinato.layers.arguments import check_sizes
 from ostinato.layers.options import check_choice
 from ostinato.models.labeller import Labeller
 from ostinato.tasks.base import Estimator
 from ostinato.tasks.sequences import storage
-from ostinato.tasks.sequences.network import Network, Part, Scaling
+from ostinato.tasks.sequences.network import Network, Part
 from ostinato.tasks.sequences.splitting import Split, split_off
 from ostinato.tasks.sequences.targets import OUTPUTS, Targets, read_targets
 from ostinato.training.history import History

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ostinato.data.scaling import Scaling
 from ostinato.tasks.sequences.estimator import SequenceEstimator
-from ostinato.tasks.sequences.network import Scaling
 from ostinato.tasks.sequences.targets import Targets, read_numbers
 from ostinato.training import metrics
 

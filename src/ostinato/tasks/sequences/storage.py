@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ostinato.config import from_toml, to_toml
+from ostinato.data.scaling import Scaling
 from ostinato.errors import InputError, RunFolderError
 from ostinato.models.encoder import CELLS
-from ostinato.tasks.sequences.network import Network, Scaling
+from ostinato.tasks.sequences.network import Network
 from ostinato.training.history import History, read_history
 from ostinato.training.run_folder import RunFolder
 
