@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time as clock
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -13,23 +14,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from ostinato.data.batching import RowSampler, RowSource
 from ostinato.data.examples import Examples
 from ostinato.errors import InputError
 from ostinato.layers.arguments import check_sizes
 from ostinato.models.encoder import check_cell
 from ostinato.tasks.base import Estimator
 from ostinato.tasks.labels import storage
+from ostinato.tasks.labels.fitting import Training
 from ostinato.tasks.labels.reading import read_examples
-from ostinato.tasks.labels.splitting import Encoded, Held, hold_out
+from ostinato.tasks.labels.splitting import Encoded, Held, Rows, hold_out
 from ostinato.training.distributed import is_first_process
 from ostinato.training.history import History
-from ostinato.training.loop import train
 from ostinato.training.randomness import kept_randomness
 from ostinato.training.run_folder import RunFolder, is_committed
 from ostinato.training.settings import TrainingSettings
 
-LEAST_TRAINING_S = 0.5
 VALIDATIONS = 20  # about so many in a run of few batches, where one a pass would cost as much as learning
 
 
@@ -39,9 +38,7 @@ class LabelEstimator(Estimator):
 
     A parameter that is None is chosen from the data; what was chosen is in `settings_` after `fit`.
 
-    A subclass has a `fit` that calls `_fit`, and fills the hooks: `_check_examples`, `_learn_answers`, `_choose`, `_fit_preparation`, `_encode`,
-    `_build`, `_validate`, `_fit_baselines`, `_scores`, `_to_json`, `_from_json`; and where its own differ
-    `_strata`, `_hold_out`, `_finish`, `_tensors` and `_take_tensors`.
+    A subclass has a `fit` that calls `_fit`, and fills the hooks below.
 
     Attributes (after `fit`):
         network_: the network; settings_: the parameters with every choice made.
@@ -185,14 +182,16 @@ class LabelEstimator(Estimator):
         learned = data.select(held.learned)
         checked = data.select(held.checked) if valid is None else valid
         self._fit_preparation(learned)
-        self._fit_baselines(learned, self._left_s(started_s))
+        self._fit_baselines(learned, held.folds_of(held.learned), self._left_s(started_s))
         inputs = self._encode(learned, held.folds_of(held.learned))
         checks = self._encode(checked, held.folds_of(held.checked) if valid is None else None)
         # The caller's random numbers stay as they were.
         with kept_randomness(torch.device("cpu")):
             torch.manual_seed(settings.seed)
             self.network_: nn.Module = self._build()
-        self.history_ = self._train(inputs, checks, parts.get("test"), folder, resume, started_s)
+        self._begin(inputs, checks, self._left_s(started_s))
+        n_tests = len(parts["test"]) if "test" in parts else 0
+        self.history_ = self._train(inputs, checks, n_tests, folder, resume, started_s)
         self.notes_ += self.history_.notes
         self._finish(checks)
         self.metrics_ = self._final_scores(checked, checks, parts.get("test"))
@@ -201,46 +200,38 @@ class LabelEstimator(Estimator):
         self,
         inputs: Encoded,
         checks: Encoded,
-        test: Examples | None,
+        n_tests: int,
         folder: Path | None,
         resume: bool,
         started_s: float,
     ) -> History:
-        """Train `network_`; within the time that is left, what follows training kept free."""
         s = self.settings_
         assert s.batch_size is not None
-        lengths = np.asarray(inputs.lengths)
-        is_ragged = bool(len(lengths)) and bool((lengths != lengths[0]).any())
-        sampler = RowSampler(len(inputs), s.batch_size, seed=s.seed, lengths=lengths if is_ragged else None)
-        left_s = self._left_s(started_s)
-        if left_s is not None:
-            probed_s = clock.monotonic()
-            self.network_.eval()
-            self._validate(checks)
-            one_s = clock.monotonic() - probed_s
-            tested = 0 if test is None else len(test)
-            # What follows: two looks at what is held out, one at the test part, and the files of the run.
-            reserve_s = 0.3 + one_s * (3.0 + 1.5 * tested / max(len(checks), 1))
-            left_s = max(self._left_s(started_s) - reserve_s, LEAST_TRAINING_S)  # type: ignore[operator]
-        return train(
+        steps_per_epoch = math.ceil(len(inputs) / s.batch_size)
+        training = Training(
             self.network_,
-            RowSource(sampler, inputs.batch),
-            self._training_settings(left_s, len(sampler)),
-            validate=lambda _: self._validate(checks),
-            folder=folder,
-            resume=resume,
-            device=s.device,
-            progress=s.progress,
+            inputs,
+            s.batch_size,
+            lambda budget_s, epochs: self._training_settings(budget_s, epochs, steps_per_epoch),
+            lambda: self._validate(checks),
+            len(checks),
+            n_tests,
+            s.seed,
+            s.device,
+            s.progress,
         )
+        return training.run(lambda: self._left_s(started_s), folder=folder, resume=resume)
 
-    def _training_settings(self, budget_s: float | None, steps_per_epoch: int) -> TrainingSettings:
-        """Of the loop, from the parameters with every choice made."""
+    def _training_settings(
+        self, budget_s: float | None, epochs: int | None, steps_per_epoch: int
+    ) -> TrainingSettings:
+        """Of the loop, from the parameters with every choice made; `epochs` are fewer where time is short."""
         s = self.settings_
         assert s.epochs is not None
         assert s.learning_rate is not None
         assert s.weight_decay is not None
         return TrainingSettings(
-            epochs=s.epochs,
+            epochs=min(s.epochs, epochs or s.epochs),
             max_time_s=budget_s,
             patience_validations=s.patience,
             optimizer="adamw",
@@ -352,7 +343,7 @@ class LabelEstimator(Estimator):
         """Set `preparation_`."""
 
     @abstractmethod
-    def _encode(self, examples: Examples, folds: np.ndarray | None = None) -> Encoded:
+    def _encode(self, examples: Examples, folds: Rows | None = None) -> Encoded:
         """Examples as batches: of the inputs, with `y` where the answers are known.
 
         Args:
@@ -364,14 +355,17 @@ class LabelEstimator(Estimator):
     def _build(self) -> nn.Module:
         """The untrained network, from `settings_`, `preparation_` and the answers."""
 
+    def _begin(self, inputs: Encoded, checks: Encoded, left_s: float | None) -> None:
+        """What of `network_` is fitted before training, in a part of the time that is left."""
+
     @abstractmethod
     def _validate(self, checks: Encoded) -> dict[str, float]:
         """Scores of `network_` while it is trained; `selection` decides which weights are kept: the more the
         better."""
 
     @abstractmethod
-    def _fit_baselines(self, learned: Examples, left_s: float | None) -> None:
-        """Learn the baselines, in a small part of the time that is left."""
+    def _fit_baselines(self, learned: Examples, folds: Rows | None, left_s: float | None) -> None:
+        """Learn the baselines, in a small part of the time that is left; `folds` as for `_encode`."""
 
     def _finish(self, checks: Encoded) -> None:
         """What is fitted to the held-out part once the network is trained, such as a calibration."""

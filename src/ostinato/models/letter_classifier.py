@@ -1,0 +1,85 @@
+"""A class for a row of letters, such as DNA: letters and places to vectors, then as for arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ostinato.layers.arguments import check_sizes
+from ostinato.layers.cells import Cell
+from ostinato.models.array_classifier import ArrayClassifier
+from ostinato.types import Batch, LossOutput
+
+
+class LetterClassifier(nn.Module):
+    """Rows of letters to classes.
+
+    A letter becomes the sum of its vector and that of its place; a convolution over neighbouring letters
+    finds motifs; recurrent layers and poolings follow as in `ArrayClassifier`. Places are counted from the
+    start where all rows of the training part were as long as each other (windows around a site), and are left
+    out otherwise. A letter that training did not have is the mean of all.
+
+    Args:
+        letters: V, different letters; number V is the unknown one.
+        output_size: K classes.
+        places: how many places have a vector, 0 for none.
+        embedding_size: width of the vectors.
+        motif: letters that the convolution looks at, an odd number.
+        cell, hidden_size, num_layers, bidirectional, pooling, dropout: as in `ArrayClassifier`.
+
+    Raises:
+        InputError: an unknown name, with the known ones; a size below 1.
+    """
+
+    def __init__(
+        self,
+        letters: int,
+        output_size: int,
+        *,
+        places: int = 0,
+        embedding_size: int = 32,
+        motif: int = 7,
+        cell: str | type[Cell] = "gru",
+        hidden_size: int = 64,
+        num_layers: int = 1,
+        pooling: str = "mix",
+        dropout: float = 0.3,
+    ):
+        super().__init__()
+        check_sizes("LetterClassifier", letters=letters, embedding_size=embedding_size, motif=motif)
+        self.letters = letters
+        self.embedding = nn.Parameter(torch.randn(letters, embedding_size))
+        self.places = nn.Parameter(torch.randn(places, embedding_size) * 0.1) if places else None
+        self.dropout = nn.Dropout(dropout)
+        self.motifs = nn.Conv1d(embedding_size, embedding_size, motif, padding=motif // 2)
+        self.body = ArrayClassifier(
+            embedding_size, output_size, cell=cell, hidden_size=hidden_size, num_layers=num_layers,
+            pooling=pooling, dropout=dropout, noise=0.0,
+        )  # fmt: skip
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits (B, K) of a batch with `letters` (B, T) and, where rows differ, `lengths` (B,)."""
+        table = torch.cat([self.embedding, self.embedding.mean(0, keepdim=True)])
+        x = F.embedding(batch["letters"], table)
+        if self.places is not None:
+            T = x.shape[1]
+            x = x + F.pad(self.places[:T], (0, 0, 0, max(T - len(self.places), 0)))
+        x = self.dropout(x)
+        if "lengths" in batch:
+            # The convolution must not see what the padding holds.
+            steps = torch.arange(x.shape[1], device=x.device)
+            x = x * (steps < batch["lengths"].unsqueeze(1)).unsqueeze(2)
+        motifs = F.relu(self.motifs(x.transpose(1, 2))).transpose(1, 2)
+        named = {"x": self.dropout(x + motifs)}
+        if "lengths" in batch:
+            named["lengths"] = batch["lengths"]
+        logits: Tensor = self.body(Batch(named))
+        return logits
+
+    def loss(self, batch: Batch, state: Any = None) -> LossOutput:
+        """Cross entropy of the classes `y` (B,), summed."""
+        logits = self(batch)
+        return LossOutput(F.cross_entropy(logits, batch.y, reduction="sum"), torch.tensor(len(logits)))

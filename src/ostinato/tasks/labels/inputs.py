@@ -1,0 +1,88 @@
+"""What every kind of input has in common: a preparation fitted to the training part, and batches of examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ostinato.data.examples import Examples
+from ostinato.tasks.labels.splitting import Encoded, Rows
+from ostinato.types import Batch
+
+
+class Inputs(Protocol):
+    """One kind of input of a classifier: its numbers, its network, its sizes.
+
+    A class method `fit(learned: Examples, settings) -> Inputs` makes it from what is learned from, and
+    `choose(data: Examples, settings) -> dict` says the parameters that suit the data.
+    """
+
+    @classmethod
+    def choose(cls, data: Examples, settings: Any) -> dict[str, Any]: ...
+
+    @classmethod
+    def fit(cls, learned: Examples, settings: Any) -> Self: ...
+
+    def encode(self, inputs: Sequence[Any]) -> Encoded:
+        """Inputs as numbers; lazily where they are large."""
+        ...
+
+    def build(self, output_size: int, settings: Any) -> nn.Module:
+        """An untrained network: `forward(batch) -> logits (B, K)`."""
+        ...
+
+    def to_json(self) -> dict[str, Any]: ...
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self: ...
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Encoded inputs with the numbers of their classes.
+
+    Attributes:
+        inputs: N of them.
+        codes: (N,) class numbers, -1 for a class that training did not have; or None.
+        folds: (N,) which member does not learn from an example; None where all do the same.
+    """
+
+    inputs: Encoded
+    codes: NDArray[np.int64] | None = None
+    folds: Rows | None = None
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(N,)."""
+        return np.asarray(self.inputs.lengths)
+
+    def batch(self, rows: Any) -> Batch:
+        """The batch of the inputs, and `y` (B,) and `fold` (B,) where they are known."""
+        batch = self.inputs.batch(rows)
+        if self.codes is not None:
+            batch["y"] = torch.from_numpy(self.codes[rows])
+        if self.folds is not None:
+            batch["fold"] = torch.from_numpy(self.folds[rows])
+        return batch
+
+
+def how_many(cost: float, max_time_s: float | None, *, speed_hz: float, usual_s: float) -> float:
+    """How often a pass of `cost` steps may be made, by a rough guess at a small machine's speed.
+
+    Args:
+        cost: time steps of one pass over the data by one network.
+        max_time_s: of the whole command.
+        speed_hz: steps a second, forward and backward.
+        usual_s: seconds that a training may take where no time was given.
+    """
+    seconds = usual_s if max_time_s is None else min(0.6 * max_time_s, 4 * usual_s)
+    return seconds * speed_hz / max(cost, 1.0)

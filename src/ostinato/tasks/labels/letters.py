@@ -1,0 +1,124 @@
+"""Rows of letters, such as DNA, as a classifier reads them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import nn
+
+from ostinato.data.examples import Examples
+from ostinato.errors import DataError
+from ostinato.models.letter_classifier import LetterClassifier
+from ostinato.tasks.labels.inputs import how_many
+from ostinato.types import Batch
+
+MOST_PLACES = 1024
+SPEED_HZ = 60_000.0
+USUAL_S = 240.0
+
+
+@dataclass(frozen=True)
+class LetterInputs:
+    """Rows of letters to their numbers in an alphabet. Upper and lower case are one letter.
+
+    Attributes:
+        alphabet: letters that the training part has, in order; any other is the unknown one.
+        places: the length that all rows of the training part have, up to 1,024; else 0.
+    """
+
+    alphabet: str
+    places: int
+
+    @classmethod
+    def choose(cls, data: Examples, settings: Any) -> dict[str, Any]:
+        """Parameters by the amount of data and, where it is limited, of time."""
+        N = len(data)
+        steps = float(sum(len(one) for one in data.inputs))
+        epochs = int(np.clip(12 * 3000 / max(N, 1), 8, 40))
+        passes = how_many(steps * epochs, settings.max_time_s, speed_hz=SPEED_HZ, usual_s=USUAL_S)
+        return {
+            "cell": "gru",
+            "hidden_size": 64,
+            "num_layers": 1,
+            "dropout": 0.3,
+            "epochs": epochs,
+            "batch_size": int(np.clip(2 ** round(np.log2(max(N, 1) / 40)), 8, 64)),
+            "learning_rate": 3e-3,
+            "weight_decay": 1e-2,
+            "members": int(np.clip(passes, 1, 3)),
+        }
+
+    @classmethod
+    def fit(cls, learned: Examples, settings: Any) -> Self:
+        """Count the letters of the training part.
+
+        Raises:
+            DataError: there is none.
+        """
+        counts: Counter[str] = Counter()
+        lengths = set()
+        for one in learned.inputs:
+            counts.update(one.upper())
+            lengths.add(len(one))
+        if not counts:
+            raise DataError("the training part has no letter at all", path=learned.source or None)
+        places = lengths.pop() if len(lengths) == 1 else 0
+        return cls("".join(sorted(counts)), places if places <= MOST_PLACES else 0)
+
+    def encode(self, inputs: Sequence[str]) -> EncodedLetters:
+        """Ready for batches."""
+        return EncodedLetters(self.alphabet, inputs)
+
+    def build(self, output_size: int, settings: Any) -> nn.Module:
+        """A `LetterClassifier`."""
+        return LetterClassifier(
+            len(self.alphabet),
+            output_size,
+            places=self.places,
+            cell=settings.cell,
+            hidden_size=settings.hidden_size,
+            num_layers=settings.num_layers,
+            dropout=settings.dropout,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"alphabet": self.alphabet, "places": self.places}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        return cls(str(stored["alphabet"]), int(stored["places"]))
+
+
+class EncodedLetters:
+    """Rows of letters as batches."""
+
+    def __init__(self, alphabet: str, inputs: Sequence[str]):
+        numbers = {letter: i for i, letter in enumerate(alphabet)}
+        unknown = len(alphabet)
+        self._rows = [
+            np.array([numbers.get(letter, unknown) for letter in one.upper()], np.int32) for one in inputs
+        ]
+        self.lengths = np.array([len(row) for row in self._rows], np.int64)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def batch(self, rows: Any) -> Batch:
+        """`letters` (B, T), and `lengths` (B,) where they differ."""
+        chosen = np.asarray(rows, np.int64)
+        lengths = self.lengths[chosen]
+        T = max(int(lengths.max()), 1)
+        letters = np.zeros((len(chosen), T), np.int64)
+        for i, row in enumerate(chosen):
+            letters[i, : lengths[i]] = self._rows[row]
+        batch = Batch(letters=torch.from_numpy(letters))
+        if (lengths < T).any():
+            batch["lengths"] = torch.from_numpy(lengths)
+        return batch
