@@ -63,6 +63,7 @@ void bind_program(nb::module_& module);
 void bind_recurrence(nb::module_& module);
 void bind_scan(nb::module_& module);
 void bind_session(nb::module_& module);
+void bind_tensors(nb::module_& module);
 
 }  // namespace ostinato
 
@@ -77,4 +78,5 @@ NB_MODULE(_native, module) {
   ostinato::bind_recurrence(module);
   ostinato::bind_scan(module);
   ostinato::bind_session(module);
+  ostinato::bind_tensors(module);
 }

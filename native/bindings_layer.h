@@ -6,6 +6,7 @@
 #include <array>
 #include <string>
 
+#include "memory.h"
 #include "recurrence.h"
 
 namespace ostinato {
@@ -31,6 +32,21 @@ struct BoundLayer {
   }
   int64_t element_bytes() const { return is_double ? 8 : 4; }
 };
+
+// Weights in the order of the products; they stay on the instruction set that packed them.
+struct Packed {
+  const Kernels* kernels;
+  Buffer memory;
+};
+
+// Elements of each weight.
+inline std::array<int64_t, kWeights> weight_sizes(const Layer& l) {
+  const int64_t rows = l.gates * l.H;
+  return {rows * l.D, rows * l.P, rows, rows, l.P * l.H, (l.coupled ? 2 : 3) * l.H, rows, rows, l.H, l.H};
+}
+
+// A number that tells the contents of all weights apart: of all bytes, or of about `most_bytes` if they are more.
+uint64_t digest(const BoundLayer& self, const std::array<Address, kWeights>& weights, int64_t most_bytes);
 
 inline BoundLayer make_layer(int cell, int64_t D, int64_t H, int64_t P, const std::string& flags, double zoneout_h,
                       double zoneout_c, bool is_double) {

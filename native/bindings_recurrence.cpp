@@ -14,13 +14,19 @@
 namespace nb = nanobind;
 
 namespace ostinato {
-namespace {
 
-// Weights in the order of the products; they stay on the instruction set that packed them.
-struct Packed {
-  const Kernels* kernels;
-  Buffer memory;
-};
+uint64_t digest(const BoundLayer& self, const std::array<Address, kWeights>& a, int64_t most_bytes) {
+  const Layer& l = self.layer;
+  const int64_t rows = l.gates * l.H;
+  const std::array<int64_t, kWeights> sizes = weight_sizes(l);
+  const int64_t stride = 1 + rows * (l.D + l.P) * self.element_bytes() / most_bytes;
+  uint64_t whole = 0;
+  for (size_t i = 0; i < kWeights; ++i)
+    if (a[i]) whole = digest_of(static_cast<const char*>(at(a[i])), sizes[i] * self.element_bytes(), stride, whole);
+  return whole;
+}
+
+namespace {
 
 Packed pack(const BoundLayer& self, const std::array<Address, kWeights>& weights, bool backward) {
   const Kernels& kernels = self.kernels();
@@ -30,19 +36,6 @@ Packed pack(const BoundLayer& self, const std::array<Address, kWeights>& weights
   nb::gil_scoped_release release;
   (backward ? kernels.pack_backward : kernels.pack_forward)(self.layer, w, packed.memory.data());
   return packed;
-}
-
-// A number that tells the contents of all weights apart: of all bytes, or of about `most_bytes` if they are more.
-uint64_t digest(const BoundLayer& self, const std::array<Address, kWeights>& a, int64_t most_bytes) {
-  const Layer& l = self.layer;
-  const int64_t rows = l.gates * l.H;
-  const int64_t sizes[kWeights] = {rows * l.D, rows * l.P, rows, rows, l.P * l.H, (l.coupled ? 2 : 3) * l.H,
-                                   rows, rows, l.H, l.H};
-  const int64_t stride = 1 + rows * (l.D + l.P) * self.element_bytes() / most_bytes;
-  uint64_t whole = 0;
-  for (size_t i = 0; i < kWeights; ++i)
-    if (a[i]) whole = digest_of(static_cast<const char*>(at(a[i])), sizes[i] * self.element_bytes(), stride, whole);
-  return whole;
 }
 
 // Addresses and strides of one call, in this order on both sides.

@@ -25,10 +25,8 @@ using Addresses = std::array<Address, kWeights>;
 // should run meanwhile.
 constexpr double kWorthThreads = 1.5e5;
 
-// Set by `look_at_tensors` and `ask_for_threads`; what they point to lives as long as the interpreter.
-const ExchangeTable* tensors = nullptr;
-PyTypeObject* tensor_class = nullptr;
-PyObject* threads_wanted = nullptr;  // () -> number of threads
+// Set by `ask_for_threads`: () -> number of threads.
+PyObject* threads_wanted = nullptr;
 
 struct Entered {
   Session& session;
@@ -133,12 +131,9 @@ bool look_at_array(nb::handle object, bool is_written, const Session& session, i
 }
 
 bool look(nb::handle object, bool is_written, const Session& session, int64_t width, View* view) {
-  if (Py_TYPE(object.ptr()) != tensor_class) return look_at_array(object, is_written, session, width, view);
+  if (!is_plain_tensor(object.ptr())) return look_at_array(object, is_written, session, width, view);
   ExchangeTensor t;
-  if (tensors->look_at(object.ptr(), &t) != 0) {
-    PyErr_Clear();
-    return false;
-  }
+  if (!look_at_tensor(object.ptr(), &t)) return false;
   const int64_t bytes = session.is_double() ? 8 : 4;
   if (t.device.type != 1 || t.type.code != 2 || t.type.bits != 8 * bytes || t.type.lanes != 1 || !t.strides) return false;
   return view->set(static_cast<char*>(t.data) + t.byte_offset, t.n_axes, t.shape, t.strides, bytes, session, width);
@@ -159,16 +154,9 @@ nb::object push_tensor(BoundSession& self, nb::handle x, nb::handle out) {
   }
   // Where x is an array y should be one too, which the caller makes.
   if (from.held.obj) return nb::none();
-  int64_t shape[3] = {B, from.is_frame ? P : from.T, P}, strides[3] = {from.T * P, from.is_frame ? 1 : P, 1};
-  ExchangeTensor wanted{nullptr, {1, 0}, from.is_frame ? 2 : 3, {2, static_cast<uint8_t>(8 * bytes), 1}, shape,
-                        strides, 0};
-  void *managed = nullptr, *object = nullptr;
-  const auto ignore = [](void*, const char*, const char*) {};
-  if (tensors->allocate(&wanted, &managed, nullptr, ignore) != 0 || tensors->to_python(managed, &object) != 0) {
-    PyErr_Clear();
-    return nb::none();
-  }
-  nb::object y = nb::steal(static_cast<PyObject*>(object));
+  int64_t shape[3] = {B, from.is_frame ? P : from.T, P};
+  nb::object y = nb::steal(new_tensor(from.is_frame ? 2 : 3, shape, session.is_double()));
+  if (!y) return nb::none();
   if (!look(y, true, session, P, &to)) return nb::none();
   self.push(from.data, from.row, from.step, from.T, to.data);
   return y;
@@ -182,20 +170,6 @@ void check_rows(const Session& session, int64_t layer, int64_t row, int64_t row_
 }  // namespace
 
 void bind_session(nb::module_& module) {
-  module.def(
-      "look_at_tensors",
-      [](nb::handle cls) {
-        const nb::object capsule = nb::getattr(cls, "__dlpack_c_exchange_api__", nb::none());
-        if (capsule.is_none()) return false;
-        const auto* table =
-            static_cast<const ExchangeTable*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
-        if (!table) throw nb::python_error();
-        if (table->version.major != 1) return false;
-        tensors = table;
-        tensor_class = reinterpret_cast<PyTypeObject*>(cls.ptr());
-        return true;
-      },
-      "Takes instances of this class as tensors from now on; False where its exchange table is not known.");
   module.def(
       "ask_for_threads",
       [](nb::object wanted) {

@@ -2,6 +2,8 @@
 // as `__dlpack_c_exchange_api__`. A look at a tensor costs as much as asking it for one of its attributes.
 #pragma once
 
+#include <Python.h>
+
 #include <cstdint>
 
 namespace ostinato {
@@ -42,5 +44,17 @@ struct ExchangeTable {
   int (*look_at)(void* object, ExchangeTensor* out);
   int (*current_stream)(int32_t device_type, int32_t device_id, void** out);
 };
+
+// Takes instances of exactly these classes as tensors from now on; false where the table is of an unknown version.
+bool set_exchange(const ExchangeTable* table, PyTypeObject* tensor, PyTypeObject* parameter);
+
+bool is_plain_tensor(PyObject* object);
+
+// False for what is no tensor of those classes, or cannot be looked at.
+bool look_at_tensor(PyObject* object, ExchangeTensor* out);
+
+// A new reference to a contiguous float tensor on the CPU of up to four axes, uninitialised; null where there is none
+// to be had.
+PyObject* new_tensor(int n_axes, int64_t* shape, bool is_double);
 
 }  // namespace ostinato

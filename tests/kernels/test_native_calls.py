@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import ostinato as ot
-from ostinato.kernels import native
+from ostinato.kernels import packed_weights
 
 _native = pytest.importorskip("ostinato._native", reason="the native kernels are not built")
 
@@ -193,16 +193,16 @@ def test_weights_changed_between_forward_and_backward_are_refused():
 
 def test_packed_copies_die_with_their_weights():
     gc.collect()
-    before = len(native._packed)
+    before = len(packed_weights._kept)
     layers = [make("gru") for _ in range(5)]
     for layer in layers:
         results(layer, torch.randn(2, 3, 6))
-    assert len(native._packed) == before + 5
+    assert len(packed_weights._kept) == before + 5
     died = weakref.ref(layers[0].weight_hh_l0)
     del layers, layer
     gc.collect()
     assert died() is None, "a packed copy keeps its weights alive"
-    assert len(native._packed) == before
+    assert len(packed_weights._kept) == before
 
 
 def test_inference_mode_and_weights_made_in_it():

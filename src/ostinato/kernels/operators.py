@@ -52,6 +52,15 @@ def run(task: Task, given: Arguments) -> list[Tensor]:
     return _forward(_keeping_nothing(task), given)[0]
 
 
+def run_eager(task: Task, given: Arguments) -> list[Tensor]:
+    """`run` for callers who know that PyTorch does not look on and that the native code takes the task."""
+    if torch.is_grad_enabled() and _wants_gradient(given):
+        return list(
+            _Recurrence.apply(_Call(task, given, native.forward, _native_backward), *tensors_of(given))
+        )
+    return native.forward(_keeping_nothing(task), given)[0]
+
+
 def states_after_steps(
     leaf: Tensor,
     incoming: Tensor,
@@ -178,14 +187,25 @@ def _backward(
     grads: MaybeTensors,
 ) -> list[Any]:
     if _is_native(task, given.x):
-        d_y, *d_final = grads
-        d_cells = d_final.pop() if task.returns_cells else None
-        d_x, d_state, d_initial, d_weights = native.backward(
-            task, given, saved, y, Upstream(d_y, d_final, d_cells), wants_x=wanted[0],
-            wants_weights=any(wanted[-len(given.weights) :]),
-        )  # fmt: skip
-        return [d_x, *d_state, *d_initial, *d_weights]
+        return _native_backward(task, given, wanted, y, saved, grads)
     return steps_gradients(task, given, wanted, grads)
+
+
+def _native_backward(
+    task: Task,
+    given: Arguments,
+    wanted: Sequence[bool],
+    y: Tensor,
+    saved: list[Tensor],
+    grads: MaybeTensors,
+) -> list[Any]:
+    d_y, *d_final = grads
+    d_cells = d_final.pop() if task.returns_cells else None
+    d_x, d_state, d_initial, d_weights = native.backward(
+        task, given, saved, y, Upstream(d_y, d_final, d_cells), wants_x=wanted[0],
+        wants_weights=any(wanted[-len(given.weights) :]),
+    )  # fmt: skip
+    return [d_x, *d_state, *d_initial, *d_weights]
 
 
 # Registration --------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from ostinato.errors import InputError
 from ostinato.kernels import native, operators, program, reference, scan, scan_operators, torch_fused
 from ostinato.kernels.reference import CellOptions, CellSpec, Leaves, Noise
 from ostinato.kernels.stretch import Stretch
-from ostinato.kernels.task import Arguments, Task
+from ostinato.kernels.task import NO_NOISE, Arguments, Task
+from ostinato.kernels.tracing import is_traced
 
 BACKENDS = ("auto", "native", "torch", "torch steps", "reference")
 
@@ -185,6 +186,19 @@ def _run_task(task: Task, given: Arguments, return_states: bool) -> Result:
         for name, now, start in zip(names, given.state, initial, strict=True)
     }
     return Result(y, final, states)
+
+
+def is_eager(x: Tensor, like: Tensor) -> bool:
+    """Whether nothing stands between a call and its kernels: no trace, transform or autocast."""
+    return not (is_traced(x, like) or is_transformed() or torch.is_autocast_enabled("cpu"))
+
+
+def run_plain(task: Task, x: Tensor, state: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
+    """`run` of the path `native` without mask, resets and noise, in an eager call: [y, *final leaves].
+
+    The leaves of the state may have axes of size 1 between B and their width; the final ones have them too.
+    """
+    return operators.run_eager(task, Arguments(x, state, [], weights, None, None, NO_NOISE))
 
 
 def run_cell(

@@ -51,8 +51,9 @@ def run_steps(task: Task, given: Arguments) -> list[Tensor]:
     has_bias = len(given.weights) > len(spec.parameter_shapes(1, H, task.options, bias=False))
     names = spec.parameter_shapes(x.shape[2], H, task.options, has_bias)
     initial: Leaves | None = dict(zip(spec.leaves, given.initial, strict=True)) if given.initial else None
+    state = [leaf.flatten(1) for leaf in given.state]
     ys, final, kept = reference.run(
-        spec, x.transpose(0, 1), dict(zip(spec.leaves, given.state, strict=True)),
+        spec, x.transpose(0, 1), dict(zip(spec.leaves, state, strict=True)),
         dict(zip(names, given.weights, strict=True)), task.options,
         noise=_noise(given.noise), product=F.linear, hoisted=True,
         mask=None if mask is None else mask.t(), resets=None if resets is None else resets.t(),
@@ -60,7 +61,8 @@ def run_steps(task: Task, given: Arguments) -> list[Tensor]:
     )  # fmt: skip
     if is_reverse and given.resets is not None and initial is not None:
         final = reference.choose(given.resets[:, 0], initial, final)
-    outputs = [torch.stack(ys, 1), *(final[name] for name in spec.leaves)]
+    outputs = [torch.stack(ys, 1)]
+    outputs += [final[name].reshape(now.shape) for name, now in zip(spec.leaves, given.state, strict=True)]
     if task.returns_cells:
         outputs.append(torch.stack([leaves["c"] for leaves in kept], 1))
     for index in (0, -1) if task.returns_cells else (0,):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ostinato.kernels import native
+from ostinato.kernels import native, packed_weights
 from ostinato.kernels.cell_options import CellOptions
 from ostinato.kernels.reference import CellSpec
 from ostinato.kernels.task import Task
@@ -83,17 +83,20 @@ class NativeStream:
         self._shapes = [_leaf_sizes(part) for part in parts]
         self.B = B
         layers = [
-            (native._layer(part.task, part.input_size, part.hidden_size, like.dtype), FORMATS.index(weights),
-             part.adds_input)
+            (
+                packed_weights.layer_of(part.task, part.input_size, part.hidden_size, like.dtype),
+                FORMATS.index(weights),
+                part.adds_input,
+            )
             for part in parts
-        ]  # fmt: skip
+        ]
         held, addresses = _addresses(parts)
         module: Any = native._native  # type: ignore[attr-defined]
         self._native = module.Session(layers, addresses, B)
         del held
         module.ask_for_threads(torch.get_num_threads)
         # Tensors of exactly torch's class are looked at by the native code itself; None: x is something else.
-        self.push = self._native.push if module.look_at_tensors(Tensor) else _not_looked_at
+        self.push = self._native.push if packed_weights.SEES_TENSORS else _not_looked_at
 
     @property
     def packed_bytes(self) -> int:
@@ -146,7 +149,7 @@ def _addresses(parts: Sequence[Part]) -> tuple[list[list[Tensor]], list[list[int
     """The weights as contiguous tensors, to be held while the addresses are in use, and these."""
     held = [[tensor.detach().contiguous() for tensor in part.tensors] for part in parts]
     addresses = [
-        native._addresses(native._weight_slots(part.task, len(tensors)), tensors)
+        packed_weights.addresses_in(packed_weights.weight_slots(part.task, len(tensors)), tensors)
         for part, tensors in zip(parts, held, strict=True)
     ]
     return held, addresses

@@ -35,7 +35,7 @@ class Arguments(NamedTuple):
 
     Attributes:
         x: (B, T, D), any strides.
-        state: leaves (B, ·) in the order of the cell's `leaves`.
+        state: leaves (B, …) in the order of the cell's `leaves`; final ones have the same shapes.
         initial: leaves of the state after a reset, needed with `resets`, else empty.
         weights: in the order of `parameter_shapes`, those that there are.
         mask, resets: (B, T) bool in the order of x, also where the direction is reverse; or None.
@@ -50,6 +50,9 @@ class Arguments(NamedTuple):
     mask: Tensor | None
     resets: Tensor | None
     noise: list[Tensor | None]
+
+
+NO_NOISE: list[Tensor | None] = [None, None, None]
 
 
 class Upstream(NamedTuple):

@@ -12,7 +12,7 @@ from ostinato.kernels import ops
 from ostinato.kernels.ops import Path, Request, Result
 from ostinato.kernels.reference import CELLS, CellOptions, CellSpec, Leaves, Noise
 from ostinato.kernels.stretch import Stretch
-from ostinato.layers import arguments, torch_compat
+from ostinato.layers import arguments, plain_calls, torch_compat
 from ostinato.layers.cells import named_tensor
 from ostinato.layers.dropout import Clock, Kind, drop_weight
 from ostinato.layers.initialisation import initialise, read_init
@@ -80,6 +80,7 @@ class GatedStack(Stack):
             strict=self.options.strict,
         )
         self._add_initial_parameters(**factory)
+        self._tasks = plain_calls.tasks_of(self)
         self.reset_parameters()
 
     def extra_repr(self) -> str:
@@ -113,9 +114,23 @@ class GatedStack(Stack):
             return torch_compat.call(
                 self, x, state, lengths=lengths, mask=mask, resets=resets, dt=dt, return_states=return_states
             )
+        if lengths is None and mask is None and resets is None and dt is None and not return_states:
+            output = plain_calls.run(self, x, state)
+            if output is not None:
+                return output
         return super().forward(
             x, state, lengths=lengths, mask=mask, resets=resets, dt=dt, return_states=return_states
         )
+
+    def step(
+        self, x_t: Tensor, state: State | None = None, *, dt: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """As `Stack.step`."""
+        if dt is None and not self.bidirectional and type(x_t) is Tensor and x_t.dim() == 2:
+            output = plain_calls.run(self, x_t.unsqueeze(1), state)
+            if output is not None:
+                return output.y[:, 0], output.state
+        return super().step(x_t, state, dt=dt)
 
     def run_contract(self, x: Tensor, state: State | None = None, **call: Any) -> Output:
         """`forward` of this package's contract, whatever `torch_compatible` says."""

@@ -1,0 +1,88 @@
+"""The short way of the most common call through RNN, LSTM and GRU.
+
+`Stack.forward` is written for every call: masks, resets, random masks, any backend. Deciding all that takes
+longer than a small network runs. An eager call of native kernels over whole rows needs none of it, and goes
+here; results are the same to the bit.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ostinato.kernels import ops
+from ostinato.kernels.ops import Request
+from ostinato.kernels.task import Task
+from ostinato.layers import arguments
+from ostinato.types import Output, State
+
+if TYPE_CHECKING:
+    from ostinato.layers.gated import GatedStack
+
+_REQUESTS = {is_training: Request(False, False, is_training) for is_training in (False, True)}
+
+
+def tasks_of(stack: GatedStack) -> tuple[Task, ...] | None:
+    """What each direction computes in such a call; None for a stack that always needs the long way."""
+    if stack.spec.is_linear or stack._residual or stack._learns_initial_state:
+        return None
+    return tuple(
+        Task(stack.spec.name, stack._cell_options, direction == 1, False, stack._keeps)
+        for direction in range(stack.num_directions)
+    )
+
+
+def run(stack: GatedStack, x: Any, state: State | None) -> Output | None:
+    """`forward` of x (B, T, D) in a plain call; None where the long way must decide, or refuse."""
+    tasks = stack._tasks
+    if tasks is None or (stack._draws_masks and stack.training):
+        return None
+    like = stack._parameters.get("weight_ih_l0")
+    if like is None or type(x) is not Tensor or not x.is_cpu or not like.is_cpu or x.dtype != like.dtype:
+        return None
+    shape = x.shape
+    if len(shape) != 3 or shape[2] != stack.input_size or not shape[0] or not shape[1]:
+        return None
+    if not ops.is_eager(x, like):
+        return None
+    path = stack._choose(_REQUESTS[stack.training])
+    if path.path != "native" or path.is_fallback:
+        return None
+    if stack.path != "native":
+        stack.path = "native"
+    if stack._is_single:
+        return _run_single(stack, tasks[0], x, state, like)
+    if state is None:
+        leaves = stack._all_initial_leaves(shape[0], like)
+    else:
+        if "row" in arguments.check_state(stack._name, state):
+            return None
+        leaves = stack._unstack_leaves(state, shape[0], like)
+    final = []
+    for layer, now in enumerate(leaves):
+        results = [
+            ops.run_plain(tasks[direction], x, list(leaf.values()), _weights(stack, layer, direction))
+            for direction, leaf in enumerate(now)
+        ]
+        x = results[0][0] if len(results) == 1 else torch.cat([result[0] for result in results], dim=2)
+        final.append([dict(zip(now[0], result[1:], strict=True)) for result in results])
+    return Output(x, stack._stack_leaves(final), directions=stack.num_directions)
+
+
+def _run_single(stack: GatedStack, task: Task, x: Tensor, state: State | None, like: Tensor) -> Output | None:
+    """One layer and one direction: leaves stay (B, 1, 1, H) all the way."""
+    B, shapes = x.shape[0], stack._stacked_shapes
+    if state is None:
+        leaves = [torch.zeros(B, *shape, dtype=like.dtype) for shape in shapes.values()]
+    else:
+        if "row" in arguments.check_state(stack._name, state):
+            return None
+        leaves = list(arguments.check_leaves(stack._name, state, shapes, B, like).values())
+    y, *final = ops.run_plain(task, x, leaves, _weights(stack, 0, 0))
+    return Output(y, State(dict(zip(shapes, final, strict=True))))
+
+
+def _weights(stack: GatedStack, layer: int, direction: int) -> list[Tensor]:
+    return list(stack._tensors(layer, direction).values())
