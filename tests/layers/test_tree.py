@@ -106,7 +106,7 @@ def test_gradients_equal_differences(kind, inputs):
         return output.h, output.c, output.roots
 
     x = inputs_for(forest, inputs).requires_grad_()
-    assert torch.autograd.gradcheck(run, (x, *layer.parameters()))
+    assert torch.autograd.gradcheck(run, (x, *layer.parameters()), fast_mode=True)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -114,7 +114,7 @@ def test_dropout_of_candidates_has_the_right_gradients(kind):
     layer, forest = layer_of(kind, dropout_candidate=0.4, dropout_in=0.2, dropout_out=0.3), forest_of((4, 3))
     set_mask_key(layer, 5, 0)
     x = inputs_for(forest, "leaves").requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: layer(x, forest).h, (x,))
+    assert torch.autograd.gradcheck(lambda x: layer(x, forest).h, (x,), fast_mode=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

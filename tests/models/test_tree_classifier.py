@@ -93,7 +93,7 @@ def test_it_learns_what_depends_on_the_order_and_the_depth():
     torch.manual_seed(0)
     model = network(preparation, dropout_in=0.0, dropout_out=0.0)
     source = RowSource(RowSampler(len(encoded), 20), encoded.batch)
-    ot.train(model, source, ot.TrainingSettings(epochs=12, learning_rate=0.02), progress="quiet")
+    ot.train(model, source, ot.TrainingSettings(epochs=8, learning_rate=0.03), progress="quiet")
     batch = preparation.encode(others).batch(range(100))
     right = model(batch).argmax(1) == batch["node_y"][batch["parents"] < 0]
     # Half of them would be chance; these trees are deeper than those it has learned from.
