@@ -298,7 +298,8 @@ class Batch(dict[str, Tensor]):
     """Named tensors with a common first axis B; the one thing that travels from data to models.
 
     Names by convention: `x` inputs, `y` targets, `lengths` (B,), `mask` (B, T) True at real steps,
-    `resets` (B, T). A registered pytree. `batch.x` reads `batch["x"]`.
+    `resets` (B, T). The first tensor says what B is: beside the rows there may be tables that they point
+    into, such as the spellings of a batch's words. A registered pytree. `batch.x` reads `batch["x"]`.
     """
 
     def __getattr__(self, name: str) -> Tensor:

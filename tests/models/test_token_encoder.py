@@ -6,10 +6,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from ostinato.data.batching import RowSampler, RowSource
+from ostinato.data.token_encoding import TokenPreparation
 from ostinato.errors import InputError
 from ostinato.layers.dropout import set_mask_key
 from ostinato.models.token_encoder import SPELLINGS, TokenEncoder
-from ostinato.types import Batch
+from ostinato.training.loop import train
+from ostinato.training.settings import TrainingSettings
+from ostinato.types import Batch, LossOutput
 
 SIZES = {"words": 30, "vectors": [33, 5], "characters": 12, "shapes": [6, 4], "columns": [5, 3]}
 PLAIN = {"words": 30, "vectors": [0, 0], "characters": 0, "shapes": [], "columns": []}
@@ -207,3 +211,43 @@ def test_counts_and_vectors_must_fit():
         encoder.set_vectors(torch.zeros(3, 5))
     with pytest.raises(InputError, match="the sizes say None"):
         TokenEncoder(PLAIN).set_vectors(torch.zeros(3, 5))
+
+
+class _Tagger(torch.nn.Module):
+    def __init__(self, preparation):
+        super().__init__()
+        self.tokens = TokenEncoder(preparation.sizes, **WIDTHS, dropout=0.0, word_dropout=0)
+        self.head = torch.nn.Linear(self.tokens.output_size, 3)
+
+    def loss(self, batch, state=None):
+        is_real = batch["words"] > 0
+        each = F.cross_entropy(self.head(self.tokens(batch))[is_real], batch["y"][is_real], reduction="sum")
+        return LossOutput(each, is_real.sum())
+
+
+def test_the_loop_takes_tables_beside_the_rows_and_shares_of_a_batch_are_the_whole():
+    sentences = [[f"w{i % 7}x{j % 3}" for j in range(1 + i % 5)] for i in range(22)]
+    preparation = TokenPreparation.fit(sentences)
+    encoded = preparation.encode(sentences)
+
+    def fetch(rows):
+        batch = encoded.batch(rows)
+        return Batch(batch, y=batch["words"] % 3)
+
+    def gradients(world_size):
+        torch.manual_seed(3)
+        model = _Tagger(preparation)
+        for rank in range(world_size):
+            source = RowSource(RowSampler(22, 8, lengths=encoded.lengths), fetch)
+            source.set_share(rank, world_size)
+            for batch in source:
+                model.loss(batch).total.backward()
+        return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+    torch.testing.assert_close(gradients(3), gradients(1), rtol=1e-4, atol=1e-5)
+    source = RowSource(RowSampler(22, 8, lengths=encoded.lengths), fetch)
+    model = _Tagger(preparation)
+    settings = TrainingSettings(steps=30, accumulate=2, learning_rate=0.05, schedule="constant")
+    history = train(model, source, settings, progress="quiet")
+    assert history.steps == 30
+    assert model.loss(fetch([0, 4, 9])).total < 0.5

@@ -11,7 +11,7 @@ from torch import nn
 from ostinato.errors import InputError
 from ostinato.training.loop import train
 from ostinato.training.settings import TrainingSettings
-from ostinato.training.tbptt import Backpropagation, Feed, stretch
+from ostinato.training.tbptt import Backpropagation, BatchList, Feed, stretch
 from ostinato.types import Batch, LossOutput, State
 
 
@@ -154,3 +154,15 @@ def test_an_endless_stream_holds_no_graph(programs):
     )
     assert all(state.grad_fn is None for state in seen[1:])
     assert not torch.equal(seen[1], seen[-1])
+
+
+def test_a_list_of_batches_is_shared_only_where_every_tensor_is_by_rows():
+    plain = [Batch(x=torch.arange(5), y=torch.arange(10).view(5, 2))]
+    source = BatchList(plain)
+    source.set_share(1, 2)
+    assert [batch["y"].tolist() for batch in source] == [[[2, 3], [6, 7]]]
+    # A table beside the rows: its entries belong to all of them.
+    source = BatchList([*plain, Batch(x=torch.arange(5), spellings=torch.zeros(7, 3))])
+    source.set_share(0, 2)
+    with pytest.raises(InputError, match=r"batch 1: 'spellings' has shape \(7, 3\) in a batch of 5 rows"):
+        list(source)

@@ -60,12 +60,18 @@ class BatchList:
         while self._position < len(self._batches):
             batch = self._batches[self._position]
             self._position += 1
-            yield (
-                batch
-                if world_size == 1
-                else Batch({name: value[rank::world_size] for name, value in batch.items()})
-            )
+            yield batch if world_size == 1 else self._shared(batch, rank, world_size)
         self._position = 0
+
+    def _shared(self, batch: Batch, rank: int, world_size: int) -> Batch:
+        other = next((name for name, value in batch.items() if value.shape[:1] != (batch.size,)), None)
+        if other is not None:
+            raise InputError(
+                f"batch {self._position - 1}: {other!r} has shape {tuple(batch[other].shape)} in a batch of "
+                f"{batch.size} rows, so that processes cannot share it row by row; pass a RowSource, which "
+                "makes each process's batch from its own rows"
+            )
+        return Batch({name: value[rank::world_size] for name, value in batch.items()})
 
     def set_share(self, rank: int, world_size: int) -> None:
         """Yield the rows `rank`, `rank + world_size`, …"""
