@@ -1,0 +1,223 @@
+"""`WideLinear`: classes from weighted n-grams without a network; `WideAndDeep`: both together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ostinato.errors import InputError
+from ostinato.layers.arguments import check_sizes
+from ostinato.models.blending import fit_scales
+from ostinato.types import Batch, LossOutput
+
+PENALTIES = (1.0, 0.2, 0.05, 0.0125)
+# Steps of L-BFGS between two looks at the clock and at the progress, and the most looks.
+_STRIDE, _STRIDES = 8, 25
+
+
+class WideLinear(nn.Module):
+    """Multinomial logistic regression over sparse rows: logits = A w + b.
+
+    The rows come as `ngrams` (n,), `ngram_weights` (n,) and `ngram_counts` (B,), one row after the other, as
+    `NgramRows.batch` gives them. The problem is convex and is solved as a whole by `fit`; the training loop
+    leaves its parameters alone.
+
+    Args:
+        features: V, columns of A.
+        output_size: K.
+
+    Raises:
+        InputError: a size below 1.
+
+    Cost: K multiplications for each n-gram of a text.
+    """
+
+    def __init__(self, features: int, output_size: int):
+        super().__init__()
+        check_sizes("WideLinear", features=features, output_size=output_size)
+        self.weight = nn.Parameter(torch.zeros(features, output_size), requires_grad=False)
+        self.bias = nn.Parameter(torch.zeros(output_size), requires_grad=False)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits (B, K)."""
+        return _product(batch, self.weight) + self.bias
+
+    @torch.no_grad()
+    def fit(
+        self,
+        batch: Batch,
+        y: Tensor,
+        *,
+        checks: Batch | None = None,
+        checks_y: Tensor | None = None,
+        penalties: Sequence[float] = PENALTIES,
+        class_weights: Tensor | None = None,
+        max_time_s: float | None = None,
+    ) -> WideFit:
+        """Learn from N rows at once, by L-BFGS along a path of falling penalties.
+
+        Minimised is the sum of the cross entropies plus penalty/2 times the squared weights (scikit-learn's
+        1/C); biases are free. Of several penalties the one with the smallest mean cross entropy on `checks`
+        is taken, and the path ends where that rises.
+
+        Args:
+            batch: the rows.
+            y: (N,) class numbers.
+            checks, checks_y: rows that are not learned from; needed where there are several penalties.
+            penalties: from the largest to the smallest.
+            class_weights: (K,) factors on the cross entropy of each class.
+            max_time_s: no new iteration begins after so many seconds; the best so far is kept.
+
+        Raises:
+            InputError: several penalties and nothing to choose by.
+
+        Cost: about 50 to 200 products with the whole matrix for each penalty.
+        """
+        if len(penalties) > 1 and (checks is None or checks_y is None):
+            raise InputError("WideLinear.fit: several penalties need checks to choose by; pass one penalty")
+        deadline_s = None if max_time_s is None else time.monotonic() + max_time_s
+        problem = _Problem(batch, y, len(self.weight), len(self.bias), class_weights)
+        best = WideFit(float("nan"), float("inf"), True)
+        point = torch.cat([self.weight.flatten(), self.bias])
+        for penalty in penalties:
+            point, has_converged = problem.minimise(point, penalty, deadline_s)
+            weight, bias = problem.split(point)
+            loss = 0.0
+            if checks is not None and checks_y is not None:
+                loss = float(F.cross_entropy(_product(checks, weight) + bias, checks_y, class_weights))
+            if loss >= best.loss:
+                break
+            best = WideFit(penalty, loss, has_converged)
+            self.weight.copy_(weight)
+            self.bias.copy_(bias)
+            if not has_converged:
+                break
+        return best
+
+
+class WideAndDeep(nn.Module):
+    """A network and a linear model over n-grams that answer together (the idea: arXiv:1606.07792).
+
+    In evaluation mode the logits are `scales[0]` times the network's plus `scales[1]` times the linear
+    model's. They are not trained jointly, where the linear model would learn the training set by heart and
+    leave the network nothing to explain: `loss` and training mode are the network's alone, `wide.fit` solves
+    for the linear model, and `blend` for the scales, on examples that neither has learned from. Before that
+    the scales are 1 and 0.
+
+    Args:
+        network: `forward(batch) -> logits (B, K)` and `loss`.
+        features: V of the linear model.
+        output_size: K.
+
+    Raises:
+        InputError: a size below 1.
+    """
+
+    def __init__(self, network: nn.Module, features: int, output_size: int):
+        super().__init__()
+        self.network = network
+        self.wide = WideLinear(features, output_size)
+        # No gradient: solved for, not trained. A parameter rather than a buffer, which the loop would copy.
+        self.scales = nn.Parameter(torch.tensor([1.0, 0.0]), requires_grad=False)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits (B, K); the batch has what the network takes, and in evaluation mode the n-grams too."""
+        if self.training:
+            logits: Tensor = self.network(batch)
+            return logits
+        network, wide = self.parts(batch)
+        return self.scales[0] * network + self.scales[1] * wide
+
+    def parts(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The logits (B, K) of the network, and of the linear model."""
+        return self.network(batch), self.wide(batch)
+
+    def loss(self, batch: Batch, state: Any = None) -> LossOutput:
+        """The network's."""
+        output: LossOutput = self.network.loss(batch, state)  # type: ignore[operator]
+        return output
+
+    @torch.no_grad()
+    def blend(self, parts: Sequence[Tensor], y: Tensor) -> Tensor:
+        """Set, and return, the scales by what both said of N examples with classes y: `parts` (N, K)."""
+        self.scales.copy_(fit_scales(parts, y))
+        return self.scales
+
+
+@dataclass(frozen=True)
+class WideFit:
+    """How a fit went.
+
+    Attributes:
+        penalty: the one that was taken.
+        loss: mean cross entropy on the checks, 0 without any.
+        has_converged: False where time ran out.
+    """
+
+    penalty: float
+    loss: float
+    has_converged: bool
+
+
+class _Problem:
+    """The objective and its gradient; both products with the matrix are sums of bags, by rows or columns."""
+
+    def __init__(self, batch: Batch, y: Tensor, V: int, K: int, class_weights: Tensor | None):
+        self.by_row, self.V, self.K = batch, V, K
+        ids, weights, counts = batch["ngrams"], batch["ngram_weights"], batch["ngram_counts"]
+        rows = torch.repeat_interleave(torch.arange(len(counts), device=ids.device), counts)
+        order = torch.argsort(ids, stable=True)
+        self.by_column = Batch(
+            ngrams=rows[order], ngram_weights=weights[order], ngram_counts=torch.bincount(ids, minlength=V)
+        )
+        self.onehot = F.one_hot(y, K).to(weights.dtype)
+        self.factors = weights.new_ones(len(y)) if class_weights is None else class_weights.to(weights)[y]
+
+    def split(self, point: Tensor) -> tuple[Tensor, Tensor]:
+        return point[: self.V * self.K].view(self.V, self.K), point[self.V * self.K :]
+
+    def minimise(self, point: Tensor, penalty: float, deadline_s: float | None) -> tuple[Tensor, bool]:
+        """From a point; stops where the gradient has all but vanished, or at the deadline."""
+        free = nn.Parameter(point.clone())
+        # The mean rather than the sum, so that tolerances mean the same for few and for many texts.
+        n = max(len(self.onehot), 1)
+        optimizer = torch.optim.LBFGS(
+            [free], max_iter=_STRIDE, tolerance_grad=1e-7, tolerance_change=1e-10, history_size=10,
+            line_search_fn="strong_wolfe",
+        )  # fmt: skip
+
+        def objective() -> float:
+            weight, bias = self.split(free.detach())
+            logits = _product(self.by_row, weight) + bias
+            log_p = torch.log_softmax(logits, dim=1)
+            loss = -((log_p * self.onehot).sum(1) * self.factors).sum() + 0.5 * penalty * (weight**2).sum()
+            error = (log_p.exp() - self.onehot) * self.factors.unsqueeze(1)
+            slope = _product(self.by_column, error) + penalty * weight
+            free.grad = torch.cat([slope.flatten(), error.sum(0)]) / n
+            return float(loss) / n
+
+        before = float("inf")
+        for _ in range(_STRIDES):
+            value = float(optimizer.step(objective))
+            if before - value < 1e-3 * abs(value):
+                return free.detach(), True
+            before = value
+            if deadline_s is not None and time.monotonic() > deadline_s:
+                return free.detach(), False
+        return free.detach(), True
+
+
+def _product(batch: Batch, table: Tensor) -> Tensor:
+    """The sparse rows of a batch times a dense matrix (V, K)."""
+    counts = batch["ngram_counts"]
+    if not len(batch["ngrams"]):
+        return table.new_zeros(len(counts), table.shape[1])
+    starts = counts.cumsum(0) - counts
+    weights = batch["ngram_weights"].to(table.dtype)
+    return F.embedding_bag(batch["ngrams"], table, starts, mode="sum", per_sample_weights=weights)
