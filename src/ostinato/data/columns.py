@@ -21,6 +21,16 @@ Column = list[str] | NDArray[Any]
 CHUNK_ROWS = 32_768
 
 
+class Named(Protocol):
+    """Something with named columns that can say where an error is."""
+
+    names: list[str]
+
+    def error(self, message: str, line: int | None = None, column: str | None = None) -> DataError:
+        """An error that says where."""
+        ...
+
+
 class ColumnSource(Protocol):
     """A table that is read column by column, chunk by chunk, as often as needed."""
 
@@ -38,7 +48,7 @@ class ColumnSource(Protocol):
         ...
 
 
-def resolve(source: ColumnSource, wanted: str | int, option: str) -> int:
+def resolve(source: Named, wanted: str | int, option: str) -> int:
     """The index of a column given by name, or by number (negative from the end)."""
     names = source.names
     if isinstance(wanted, str) and wanted in names:
@@ -175,7 +185,7 @@ class ParquetSource:
             raise MissingExtraError(f"reading the Parquet file {path}", "pyarrow", "parquet") from None
         self.path, self._pq = Path(path), pq
         self.is_frame, self.has_zone = True, False
-        with self._open() as file:
+        with self.opened() as file:
             self.names = list(file.schema_arrow.names)
 
     def chunks(self, wanted: Sequence[int]) -> Iterator[tuple[list[Column], NDArray[np.int64]]]:
@@ -183,7 +193,7 @@ class ParquetSource:
         import pyarrow as pa
 
         done = 0
-        with self._open() as file:
+        with self.opened() as file:
             for batch in file.iter_batches(batch_size=CHUNK_ROWS):
                 part = FrameSource(pa.Table.from_batches([batch]))
                 for columns, rows in part.chunks(wanted):
@@ -192,7 +202,7 @@ class ParquetSource:
                 done += batch.num_rows
 
     @contextmanager
-    def _open(self) -> Iterator[Any]:
+    def opened(self) -> Iterator[Any]:
         """The file, unpacked to a temporary one where it is compressed: Parquet is read from its end."""
         import pyarrow as pa
 

@@ -117,6 +117,8 @@ class Examples:
         places: for each input its line (file) or its row (frame, list, arrays), counted from 1.
         source: the file, or what kind of object the examples came from.
         notes: what was skipped, repaired or is worth knowing, counted.
+        reading: plain JSON values with which `read_labelled` reads further files the same way: columns by
+            name or by number from 0, and so on.
 
     Raises:
         InputError: an unknown kind.
@@ -130,6 +132,7 @@ class Examples:
     places: Sequence[int] = ()
     source: str = ""
     notes: tuple[str, ...] = ()
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

@@ -177,7 +177,7 @@ class TextTable:
         self, path: str | Path, *, separator: str | None = None, encoding: str = "utf-8", header: bool = True
     ):
         self.path, self.header = Path(path), header
-        self.encoding = _codec(encoding)
+        self.encoding = codec(encoding)
         if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
             raise InputError(f"separator: expected one character such as ',' or ';', found {separator!r}")
         self.separator = separator if separator is not None else self._sniff()
@@ -284,11 +284,11 @@ class TextTable:
                 offset += len(block)
         name = self.encoding.removesuffix("-sig")
         return DataError(
-            f"byte {offset} is not {name}; {_encoding_cure(head, name)}", path=self.path, line=line
+            f"byte {offset} is not {name}; {encoding_cure(head, name)}", path=self.path, line=line
         )
 
     def _sniff(self) -> str:
-        """The separator that splits the first lines into the most even table of two columns or more."""
+        """The separator of the first lines."""
         with self._text() as lines:
             sample, size = [], 0
             for line in islice(lines, 200):
@@ -296,19 +296,24 @@ class TextTable:
                 size += len(line)
                 if size > 1 << 18:
                     break
-        best, chosen = 0.0, ","
-        for separator in SEPARATORS:
-            try:
-                rows = list(csv.reader(sample, delimiter=separator, skipinitialspace=True))
-            except csv.Error:
-                continue
-            widths = [len(row) for row in rows if row]
-            if not widths or widths[0] < 2:
-                continue
-            even = sum(width == widths[0] for width in widths) / len(widths)
-            if even > best:
-                best, chosen = even, separator
-        return chosen
+        return find_separator(sample)
+
+
+def find_separator(sample: list[str]) -> str:
+    """The separator that splits lines into the most even table of two columns or more; else the comma."""
+    best, chosen = 0.0, ","
+    for separator in SEPARATORS:
+        try:
+            rows = list(csv.reader(sample, delimiter=separator, skipinitialspace=True))
+        except csv.Error:
+            continue
+        widths = [len(row) for row in rows if row]
+        if not widths or widths[0] < 2:
+            continue
+        even = sum(width == widths[0] for width in widths) / len(widths)
+        if even > best:
+            best, chosen = even, separator
+    return chosen
 
 
 class _LineCounter(Protocol):
@@ -327,7 +332,8 @@ def _starting_lines(rows: list[list[str]], done: int, now: int) -> list[int]:
     return lines
 
 
-def _codec(encoding: str) -> str:
+def codec(encoding: str) -> str:
+    """The codec's own name, with the byte order mark dropped from UTF-8; InputError where it is not known."""
     try:
         name = codecs.lookup(encoding).name
         TextIOWrapper(BytesIO(), encoding=name)
@@ -338,7 +344,8 @@ def _codec(encoding: str) -> str:
     return "utf-8-sig" if name == "utf-8" else name
 
 
-def _encoding_cure(head: bytes, tried: str) -> str:
+def encoding_cure(head: bytes, tried: str) -> str:
+    """What to do about bytes that are not in the encoding tried; `head` holds the first bytes of the file."""
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "the file starts as UTF-16 does: set the encoding to utf-16"
     others = [name for name in ("utf-8", "cp1252", "latin-1") if name != tried]

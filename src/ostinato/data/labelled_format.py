@@ -1,0 +1,90 @@
+"""Which format a file of labelled sequences has: by its name, else by how it begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ostinato.data.conll import looks_like_conllu
+from ostinato.data.files import open_binary
+from ostinato.data.labelled_spec import FORMATS, LabelledSpec
+from ostinato.errors import DataError
+
+_SUFFIXES = {
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "csv", ".tab": "csv",
+    ".parquet": "parquet", ".pq": "parquet", ".conll": "conll", ".iob": "conll", ".iob2": "conll",
+    ".bio": "conll", ".conllu": "conllu", ".conllup": "conllu", ".mrg": "trees", ".ptb": "trees",
+    ".trees": "trees", ".fasta": "fasta", ".fa": "fasta", ".fna": "fasta", ".faa": "fasta", ".ts": "ts",
+    ".npz": "npz",
+}  # fmt: skip
+_PACKED = (".gz", ".xz", ".bz2", ".zip")
+_SAMPLE_BYTES = 1 << 16
+
+
+def find_format(path: Path, spec: LabelledSpec) -> str:
+    """One of `FORMATS`. Raises DataError where neither the name of the file nor its beginning tells."""
+    if path.is_dir():
+        return "slots"
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    while suffixes and suffixes[-1] in _PACKED:
+        suffixes.pop()
+    by_name = _SUFFIXES.get(suffixes[-1]) if suffixes else None
+    if by_name is not None and by_name != "conll" and not (by_name == "csv" and spec.kind == "tokens"):
+        return by_name
+    with open_binary(path) as raw:
+        head = raw.read(_SAMPLE_BYTES)
+    lines = head.decode(spec.encoding or "utf-8", "replace").removeprefix("\ufeff").split("\n")
+    lines = [line.removesuffix("\r") for line in lines[: -1 if len(head) == _SAMPLE_BYTES else None]]
+    found = _binary(head) or _columns(lines, spec, by_name) or _by_first_line(lines, spec)
+    if found is None and (spec.text is not None or spec.label is not None or spec.series is not None):
+        found = "csv"
+    if found is None and (not spec.needs_labels or not any(map(str.strip, lines))):
+        found = "lines"
+    if found is None:
+        raise DataError(
+            "the form of the file cannot be told from its name or its first lines; name the columns of a "
+            f"table (--text, --label), or the format, one of {', '.join(FORMATS)}",
+            path=path,
+        )
+    return found
+
+
+def _binary(head: bytes) -> str | None:
+    marks = {b"PAR1": "parquet", b"PK\x03\x04": "npz"}
+    return marks.get(head[:4])
+
+
+def _columns(lines: list[str], spec: LabelledSpec, by_name: str | None) -> str | None:
+    """Whether the file, if it holds tokens, has a row for each."""
+    if looks_like_conllu(lines):
+        return "conllu"
+    if by_name == "conll":
+        return "conll"
+    if spec.kind != "tokens":
+        return None
+    if by_name == "csv" and spec.label is None and spec.text is not None:
+        return "csv"
+    return "conll" if _are_rows_of_tokens(lines) else by_name
+
+
+def _are_rows_of_tokens(lines: list[str]) -> bool:
+    """Rows with as many columns in each (more than one, or one and blank lines between blocks)."""
+    rows = [line for line in lines if line.strip() and not line.startswith(("#", "-DOCSTART-"))]
+    separator = "\t" if rows and "\t" in rows[0] else None
+    widths = {len(line.split(separator)) for line in rows}
+    body = "\n".join(line.strip(" \t") for line in lines).strip("\n")
+    return len(widths) == 1 and (widths != {1} or "\n\n" in body)
+
+
+def _by_first_line(lines: list[str], spec: LabelledSpec) -> str | None:
+    full = [line.strip() for line in lines if line.strip()]
+    first = full[0] if full else ""
+    if first.startswith(("{", "[{")):
+        return "jsonl"
+    is_bracketed = all(line.startswith(("(", ")")) for line in full[:20]) and first.startswith("(")
+    if spec.text is None and (spec.kind == "trees" or (is_bracketed and spec.kind is None)):
+        return "trees"
+    if first.startswith(">"):
+        return "fasta"
+    if any(line.lower() == "@data" for line in full):
+        return "ts"
+    return None

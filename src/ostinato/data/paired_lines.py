@@ -1,0 +1,143 @@
+"""Lines that belong together: a label and a text, words and tags in parallel files; and plain lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import repeat
+from pathlib import Path
+
+from ostinato.data.examples import Examples, Sentence
+from ostinato.data.labelled_spec import LabelledSpec
+from ostinato.data.lines import Collector, Findings, Row, Span, Spans, TextFile, collect_file
+from ostinato.data.record_values import as_input
+from ostinato.errors import DataError
+
+SLOT_FILES = ("seq.in", "seq.out", "label")
+
+
+def read_lines(path: str | Path, spec: LabelledSpec) -> Examples:
+    """One example a line, without labels: text, letters, tokens between white space, or trees.
+
+    A blank line is an empty example, so that answers can be put beside the lines.
+
+    Raises DataError where labels are required.
+    """
+    kind = spec.kind or "text"
+    if spec.needs_labels:
+        raise DataError(
+            "plain lines have no labels; name the columns (--text, --label), or the format (--format)",
+            path=path,
+        )
+    file = TextFile(path, encoding=spec.encoding, large_bytes=spec.large_bytes)
+
+    def parse(span: Span, _: Findings) -> Row:
+        return Row(as_input(file.text(span), kind, lambda message: file.error(message, span.line)))
+
+    collector = Collector(kind, str(path), spec, Findings(), has_labels=False)
+    return collect_file(file, file.lines(), parse, collector, {"kind": kind})
+
+
+def read_trec(path: str | Path, spec: LabelledSpec) -> Examples:
+    """A label, a blank and a text on each line; of a label COARSE:fine the coarse part is kept.
+
+    Without `spec.encoding` the file is read as UTF-8 if all of it is, else as latin-1 (noted).
+
+    Raises DataError for a line that holds only a label.
+    """
+    findings = Findings()
+    file = TextFile(path, encoding=spec.encoding, large_bytes=spec.large_bytes)
+    wrong = None if spec.encoding is not None else _first_not_utf8(file)
+    if wrong is not None:
+        findings.add("bytes that are not UTF-8, file read as latin-1", wrong)
+        file = TextFile(path, encoding="latin-1", large_bytes=spec.large_bytes)
+    kind = spec.kind or "text"
+
+    def parse(span: Span, _: Findings) -> Row:
+        label, blank, text = file.text(span).partition(" ")
+        if not blank and "\t" in label:
+            label, blank, text = label.partition("\t")
+        if not blank:
+            raise file.error("expected a label, a blank and a text, found one word", span.line)
+        coarse = label.partition(":")[0] or label
+        return Row(as_input(text, kind, lambda message: file.error(message, span.line)), coarse)
+
+    spans = (span for span in file.lines() if file.data[span.start : span.stop].strip())
+    collector = Collector(kind, str(path), spec, findings, has_labels=True)
+    return collect_file(file, spans, parse, collector, {"kind": kind, "format": "trec"})
+
+
+def _first_not_utf8(file: TextFile) -> int | None:
+    """The first line that is not UTF-8."""
+    for span in file.lines():
+        try:
+            file.text(span)
+        except DataError:
+            return span.line
+    return None
+
+
+def read_slots(folder: str | Path, spec: LabelledSpec) -> Examples:
+    """A folder with `seq.in` (words), `seq.out` (a tag for each word) and `label` (one class a line).
+
+    `seq.out` and `label` may be absent where labels are not required.
+
+    Raises:
+        DataError: a file that is missing, files of unequal length, a line with more words than tags or fewer.
+    """
+    folder = Path(folder)
+    words_file, tags_file, labels_file = (_slot_file(folder, name, spec) for name in SLOT_FILES)
+    if words_file is None:
+        raise DataError(f"expected the files {', '.join(SLOT_FILES)}, found no seq.in", path=folder)
+    findings = Findings()
+    collector = Collector(
+        "tokens", str(folder), spec, findings, labels_file is not None, tags_file is not None
+    )
+    tag_spans, label_spans = Spans(), Spans()  # by line: the three files go side by side
+
+    def parse(span: Span) -> Row:
+        words = words_file.text(span).split()
+        tags = label = None
+        if tags_file is not None:
+            tags = tuple(tags_file.text(tag_spans[span.line - 1]).split())
+            if len(tags) != len(words):
+                raise tags_file.error(
+                    f"{len(tags)} tags for {len(words)} words in the same line of seq.in; give one for each",
+                    span.line,
+                )
+        if labels_file is not None:
+            label = labels_file.text(label_spans[span.line - 1]).strip() or None
+        return Row(Sentence(tuple(words)), label, tags)
+
+    if words_file.is_large:
+        collector.lazy = parse
+    for span, tag_span, label_span in _parallel(words_file, tags_file, labels_file):
+        tag_spans.append(tag_span)
+        label_spans.append(label_span)
+        collector.add(parse(span), span.line, span)
+    return collector.finish({"kind": "tokens"})
+
+
+def _slot_file(folder: Path, name: str, spec: LabelledSpec) -> TextFile | None:
+    if not (folder / name).exists() and (name == "seq.in" or not spec.needs_labels):
+        return None
+    return TextFile(folder / name, encoding=spec.encoding, large_bytes=spec.large_bytes)
+
+
+def _parallel(*files: TextFile | None) -> Iterator[tuple[Span, Span, Span]]:
+    """The lines of the files side by side; DataError where one has more than another."""
+    nothing = Span(0, 0, 0)
+    readers = [repeat(nothing) if file is None else file.lines() for file in files]
+    number = 0
+    while True:
+        number += 1
+        spans = [next(reader, None) for reader in readers]
+        ended = [file for file, span in zip(files, spans, strict=True) if file is not None and span is None]
+        if len(ended) == sum(file is not None for file in files):
+            return
+        if ended and ended[0] is not None:
+            raise ended[0].error(
+                f"the file ends before line {number}, which another file of the folder has; "
+                "seq.in, seq.out and label need a line for each example"
+            )
+        words, tags, label = (span or nothing for span in spans)
+        yield words, tags, label
