@@ -30,10 +30,11 @@ LENGTH_KEYS = ("length", "lengths", "n_steps", "seq_len", "len")
 def read_npz(path: str | Path, spec: LabelledSpec) -> Examples:
     """Signals from the arrays of a .npz file.
 
-    `spec.text`, `spec.length` and `spec.label` name the arrays; without them they are found by usual names (such
-    as x, length, label), labels also as the only array left with one value for each signal. The signals are
-    (N, T, …) with optional lengths (N,), or end to end (all steps, …) with lengths that sum to the first axis.
-    Further axes become one of D dimensions; (N, T) has D = 1.
+    `spec.text`, `spec.length` and `spec.label` name the arrays; without them they are found by usual names,
+    such as x, length and label; labels also as the only array left with one value for each signal.
+
+    The signals are (N, T, …) with optional lengths (N,), or end to end (all steps, …) with lengths that sum to
+    the first axis. Further axes become one of D dimensions; (N, T) has D = 1.
 
     Raises:
         DataError: pickled objects, arrays that there are not or do not fit together, values that are NaN or

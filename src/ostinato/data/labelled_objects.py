@@ -122,7 +122,7 @@ def _from_rows(rows: Iterable[Sequence[Any]], names: list[str], spec: LabelledSp
             return header.error(message, place)
 
         collector.add(roles.row(values, fail), place)
-    return collector.finish(None if roles is None else roles.reading(by_name=True))
+    return collector.finish(None if roles is None else roles.reading(spec))
 
 
 def _kind_of(item: Any) -> str:

@@ -28,8 +28,8 @@ def read_long_signals(source: ColumnSource, spec: LabelledSpec, name: str) -> Ex
     """One signal for each value of the column `spec.series`, in the order in which they first appear.
 
     The rows of a signal need not be together. They are sorted by `spec.time` (or a column with a usual name
-    of times), else taken in their order. `spec.values` are the dimensions, by default every other column whose
-    first cell is a number. The label must be the same in all rows of a signal.
+    of times), else taken in their order. `spec.values` are the dimensions, by default every other column
+    whose first cell is a number. The label must be the same in all rows of a signal.
 
     Args:
         source: the table.

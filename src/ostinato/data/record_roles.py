@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ostinato.data.cells import quoted
 from ostinato.data.columns import Named, resolve
 from ostinato.data.examples import Sentence
 from ostinato.data.labelled_spec import Column, LabelledSpec
@@ -64,20 +65,22 @@ class Roles:
             found = Sentence(found.tokens, further)
         return Row(found, label, tags)
 
-    def reading(self, by_name: bool) -> dict[str, Any]:
-        """The columns as options of `LabelledSpec`."""
+    def reading(self, spec: LabelledSpec) -> dict[str, Any]:
+        """The columns as options of `LabelledSpec`: by name, unless `spec` gave a number."""
 
-        def column(index: int) -> Column:
-            return self.names[index] if by_name and self.names.count(self.names[index]) == 1 else index
+        def column(index: int, wanted: Column | None = None) -> Column:
+            is_name = self.names.count(self.names[index]) == 1 and wanted in (None, self.names[index])
+            return self.names[index] if spec.header and is_name else index
 
         found: dict[str, Any] = {"kind": self.kind}
         if isinstance(self.input, tuple):
             found["values"] = [column(i) for i in self.input]
         else:
-            found["text"] = column(self.input)
-        for role, index in (("label", self.label), ("tags", self.tags)):
-            if index is not None:
-                found[role] = column(index)
+            found["text"] = column(self.input, spec.text)
+        if self.label is not None:
+            found["label"] = column(self.label, spec.label)
+        if self.tags is not None:
+            found["tags"] = column(self.tags, spec.label if spec.tags is None else spec.tags)
         if self.columns:
             found["columns"] = [column(i) for i in self.columns]
         return found
@@ -125,7 +128,7 @@ def find_roles(spec: LabelledSpec, source: Named, kind: str, first: Sequence[Any
 
 def shown(source: Named) -> str:
     """The names of the columns for a message."""
-    return ", ".join(repr(name) for name in source.names[:30]) + (", …" if len(source.names) > 30 else "")
+    return ", ".join(quoted(name) for name in source.names[:30]) + (", …" if len(source.names) > 30 else "")
 
 
 def _given(source: Named, wanted: Column | None, option: str, is_required: bool) -> int | None:

@@ -50,7 +50,7 @@ def read_json_lines(path: str | Path, spec: LabelledSpec) -> Examples:
 
     collector.has_labels, collector.has_tags = roles.label is not None, roles.tags is not None
     spans = (span for span in file.lines() if not _is_blank(file, span))
-    return collect_file(file, spans, parse, collector, roles.reading(by_name=True))
+    return collect_file(file, spans, parse, collector, roles.reading(spec))
 
 
 class Header:
@@ -143,7 +143,7 @@ def _json_list(file: TextFile, spec: LabelledSpec, kind: str) -> Examples:
 
         values = [record.get(name) for name in header.names]
         collector.add(roles.row(values, fail), place)
-    return collector.finish(roles.reading(by_name=True))
+    return collector.finish(roles.reading(spec))
 
 
 def read_csv(path: str | Path, spec: LabelledSpec) -> Examples:
@@ -188,7 +188,7 @@ def read_csv(path: str | Path, spec: LabelledSpec) -> Examples:
     collector.has_labels = roles.label is not None
     collector.has_tags = roles.tags is not None
     spans = islice(table.spans(), skipped, None)
-    return collect_file(file, spans, parse, collector, roles.reading(by_name=spec.header))
+    return collect_file(file, spans, parse, collector, roles.reading(spec))
 
 
 def first_values(path: str | Path, spec: LabelledSpec, count: int) -> list[str]:
