@@ -198,13 +198,21 @@ class _Convolution(nn.Module):
         U, C = spellings.shape
         n, size = self.embedding.num_embeddings, len(self.bias)
         products = self.filters(self.embedding.weight).view(n, 3, size).transpose(0, 1).reshape(3 * n, size)
-        starts = torch.arange(0, 3 * n, n, device=spellings.device)
-        windows = F.pad(spellings, (1, 1)).unfold(1, 3, 1) + starts
-        answers = F.embedding_bag(windows.reshape(U * C, 3), products, mode="sum").view(U, C, size)
-        is_outside = torch.arange(C, device=spellings.device) >= lengths.unsqueeze(1)
-        highest = answers.masked_fill(is_outside.unsqueeze(2), float("-inf")).amax(dim=1)
-        # A spelling without characters, the padding's, leaves -inf, of which relu makes 0.
-        return F.relu(highest + self.bias)
+        steps = torch.arange(C, device=spellings.device)
+        windows = F.pad(spellings, (1, 1)).unfold(1, 3, 1)
+        windows = windows + torch.arange(0, 3 * n, n, device=spellings.device)
+        with torch.no_grad():
+            # Steps beyond the word look up a row of their own.
+            table = torch.cat([products, products.new_full((1, size), float("-inf"))])
+            inside = windows.masked_fill((steps >= lengths.unsqueeze(1)).unsqueeze(2), 3 * n)
+            answers = F.embedding_bag(inside.view(U * C, 3), table, mode="sum").view(U, C, size)
+            is_highest = answers == answers.amax(dim=1, keepdim=True)
+            numbers = steps.to(products.dtype).unsqueeze(1)
+            places = torch.where(is_highest, numbers, 0.0).amax(dim=1).long()
+        # Looked up once more, where they are highest: the gradient then visits these places alone.
+        highest = sum(products.gather(0, windows[:, :, k].gather(1, places)) for k in range(3))
+        answer: Tensor = F.relu(highest + self.bias) * (lengths > 0).unsqueeze(1)
+        return answer
 
 
 class _LastStates(nn.Module):
