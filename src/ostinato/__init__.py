@@ -38,6 +38,7 @@ _HOME: dict[str, str] = {
     "Imputer": "ostinato.tasks.forecast.imputation",
     "SequenceRegressor": "ostinato.tasks.sequences",
     "SequenceClassifier": "ostinato.tasks.sequences",
+    "Classifier": "ostinato.tasks.labels.classifier",
     "load": "ostinato.tasks",
     "Session": "ostinato.ship.stream",
     "OstinatoError": "ostinato.errors",

@@ -17,17 +17,15 @@ from ostinato.types import Batch, LossOutput
 class LetterClassifier(nn.Module):
     """Rows of letters to classes.
 
-    A letter becomes the sum of its vector and that of its place; a convolution over neighbouring letters
-    finds motifs; recurrent layers and poolings follow as in `ArrayClassifier`. Places are counted from the
-    start where all rows of the training part were as long as each other (windows around a site), and are left
-    out otherwise. A letter that training did not have is the mean of all.
+    A letter becomes the sum of its vector and that of its place; recurrent layers and poolings follow as in
+    `ArrayClassifier`. Places are of use where all rows are windows around a site; elsewhere they are left
+    out. The unknown letter is the mean of all.
 
     Args:
         letters: V, different letters; number V is the unknown one.
         output_size: K classes.
         places: how many places have a vector, 0 for none.
         embedding_size: width of the vectors.
-        motif: letters that the convolution looks at, an odd number.
         cell, hidden_size, num_layers, bidirectional, pooling, dropout: as in `ArrayClassifier`.
 
     Raises:
@@ -41,7 +39,6 @@ class LetterClassifier(nn.Module):
         *,
         places: int = 0,
         embedding_size: int = 32,
-        motif: int = 7,
         cell: str | type[Cell] = "gru",
         hidden_size: int = 64,
         num_layers: int = 1,
@@ -49,12 +46,11 @@ class LetterClassifier(nn.Module):
         dropout: float = 0.3,
     ):
         super().__init__()
-        check_sizes("LetterClassifier", letters=letters, embedding_size=embedding_size, motif=motif)
+        check_sizes("LetterClassifier", letters=letters, embedding_size=embedding_size)
         self.letters = letters
         self.embedding = nn.Parameter(torch.randn(letters, embedding_size))
         self.places = nn.Parameter(torch.randn(places, embedding_size) * 0.1) if places else None
         self.dropout = nn.Dropout(dropout)
-        self.motifs = nn.Conv1d(embedding_size, embedding_size, motif, padding=motif // 2)
         self.body = ArrayClassifier(
             embedding_size, output_size, cell=cell, hidden_size=hidden_size, num_layers=num_layers,
             pooling=pooling, dropout=dropout, noise=0.0,
@@ -67,13 +63,7 @@ class LetterClassifier(nn.Module):
         if self.places is not None:
             T = x.shape[1]
             x = x + F.pad(self.places[:T], (0, 0, 0, max(T - len(self.places), 0)))
-        x = self.dropout(x)
-        if "lengths" in batch:
-            # The convolution must not see what the padding holds.
-            steps = torch.arange(x.shape[1], device=x.device)
-            x = x * (steps < batch["lengths"].unsqueeze(1)).unsqueeze(2)
-        motifs = F.relu(self.motifs(x.transpose(1, 2))).transpose(1, 2)
-        named = {"x": self.dropout(x + motifs)}
+        named = {"x": self.dropout(x)}
         if "lengths" in batch:
             named["lengths"] = batch["lengths"]
         logits: Tensor = self.body(Batch(named))

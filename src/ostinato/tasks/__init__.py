@@ -17,6 +17,7 @@ KINDS: dict[str, str] = {
     "imputer": "ostinato.tasks.forecast.imputation:Imputer",
     "sequence_regressor": "ostinato.tasks.sequences:SequenceRegressor",
     "sequence_classifier": "ostinato.tasks.sequences:SequenceClassifier",
+    "classifier": "ostinato.tasks.labels.classifier:Classifier",
 }
 
 

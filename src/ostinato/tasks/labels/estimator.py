@@ -21,7 +21,7 @@ from ostinato.models.encoder import check_cell
 from ostinato.tasks.base import Estimator
 from ostinato.tasks.labels import storage
 from ostinato.tasks.labels.fitting import Training
-from ostinato.tasks.labels.reading import read_examples
+from ostinato.tasks.labels.reading import read_examples, reading_of
 from ostinato.tasks.labels.splitting import Encoded, Held, Rows, hold_out
 from ostinato.training.distributed import is_first_process
 from ostinato.training.history import History
@@ -133,7 +133,7 @@ class LabelEstimator(Estimator):
         run = RunFolder.create(folder, exist_ok=resume) if folder and is_first_process() else None
         try:
             self._forget()
-            self.reading_ = dict(reading)
+            self.reading_ = reading_of(parts["data"], reading)
             self._learn(settings, parts, folder, resume, started_s)
         except BaseException:  # also Ctrl-C: a folder without a checkpoint would only be in the way
             self._forget()

@@ -1,4 +1,4 @@
-"""What every kind of input has in common: a preparation fitted to the training part, and batches of examples."""
+"""What every kind of input has in common: a preparation fitted to the training part, and labelled batches."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from ostinato.types import Batch
 
 
 class Inputs(Protocol):
-    """One kind of input of a classifier: its numbers, its network, its sizes.
-
-    A class method `fit(learned: Examples, settings) -> Inputs` makes it from what is learned from, and
-    `choose(data: Examples, settings) -> dict` says the parameters that suit the data.
-    """
+    """One kind of input of a classifier: its numbers, its network, its sizes."""
 
     @classmethod
-    def choose(cls, data: Examples, settings: Any) -> dict[str, Any]: ...
+    def choose(cls, data: Examples, settings: Any) -> dict[str, Any]:
+        """By name, values of parameters that suit the data."""
+        ...
 
     @classmethod
-    def fit(cls, learned: Examples, settings: Any) -> Self: ...
+    def fit(cls, learned: Examples, settings: Any) -> Self:
+        """From what is learned from."""
+        ...
 
     def encode(self, inputs: Sequence[Any]) -> Encoded:
         """Inputs as numbers; lazily where they are large."""
@@ -37,10 +37,14 @@ class Inputs(Protocol):
         """An untrained network: `forward(batch) -> logits (B, K)`."""
         ...
 
-    def to_json(self) -> dict[str, Any]: ...
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        ...
 
     @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> Self: ...
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`: it gives the same numbers."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -39,10 +39,32 @@ def read_examples(data: Any, y: Any, options: Mapping[str, Any], *, needs_answer
             raise InputError(
                 f"y: expected None with {type(data).__name__} as data, which names its own answers"
             )
-        return read_labelled(data, needs_labels=needs_answers, **options)
+        return read_labelled(data, **{**options, "needs_labels": needs_answers})
     if y is None and needs_answers:
         raise InputError("y is missing: pass the answers, one for each input")
-    return _in_memory(data, y, kind)
+    return _in_memory(data, y, _asked_kind(kind, options))
+
+
+def reading_of(examples: Examples, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with which further data are read as `examples` were: what was asked for, and what was found."""
+    found = {name: value for name, value in options.items() if name not in ("letters", "sequence", "tree")}
+    return {"kind": examples.kind, **found, **examples.reading}
+
+
+def _asked_kind(kind: str, options: Mapping[str, Any]) -> str:
+    """Texts in memory may be meant as letters."""
+    asked = options.get("letters") or options.get("kind") == "letters"
+    return "letters" if kind == "text" and asked else kind
+
+
+def label_type(data: Any, y: Any) -> str:
+    """int, bool or text: what the classes are given as, and given back as."""
+    if y is None and isinstance(data, tuple) and len(data) == 2:
+        y = data[1]
+    if y is None or isinstance(y, str) or not hasattr(y, "__len__"):
+        return "text"
+    kinds = np.asarray(y).dtype.kind if np.ndim(y) == 1 and len(y) else "U"
+    return {"b": "bool", "i": "int", "u": "int", "f": "int"}.get(kinds, "text")
 
 
 def _kind_in_memory(data: Any) -> str | None:
@@ -69,7 +91,7 @@ def _in_memory(data: Any, y: Any, kind: str) -> Examples:
         x, counts = sequences_from(data)
         inputs: list[Any] = [row[:n] for row, n in zip(x, counts.tolist(), strict=True)]
     else:
-        inputs = [str(one) if kind == "text" else one for one in data]
+        inputs = [one if kind == "trees" else str(one) for one in data]
     labels = None if y is None else labels_from(y)
     if labels is not None and len(labels) != len(inputs):
         raise SizeError(f"y: {len(labels)} labels for {len(inputs)} inputs; give one for each")

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ostinato.config import from_toml, to_toml
+from ostinato.config import NONE, from_toml, to_toml
 from ostinato.errors import InputError, RunFolderError
 from ostinato.models.encoder import CELLS
 from ostinato.training.history import History, read_history
@@ -108,6 +108,7 @@ def _as_config(estimator: LabelEstimator) -> LabelEstimator:
     plain: dict[str, Any] = {}
     for field in fields(estimator):
         value = getattr(estimator, field.name)
+        value = str(value) if isinstance(value, Path) else value
         plain[field.name] = value.item() if hasattr(value, "item") else value
     if isinstance(plain["cell"], type):
         plain["cell"] = plain["cell"].__name__
@@ -118,7 +119,9 @@ def _cell(name: Any, cells: Sequence[type], run: RunFolder) -> Any:
     own = {cell.__name__: cell for cell in cells}
     if name in own:
         return own[name]
-    if name is None or name in CELLS:
+    if name in (None, NONE):
+        return None
+    if name in CELLS:
         return name
     raise InputError(
         f"{run.path}: the run uses the cell {name!r}, which is not part of ostinato; pass its class: "

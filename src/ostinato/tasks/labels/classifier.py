@@ -1,0 +1,361 @@
+"""`Classifier`: a class for a text, a row of letters, an array, a document or a tree."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ostinato.data.examples import Examples
+from ostinato.errors import DataError, InputError
+from ostinato.tasks.labels.baselines import Regression, cross_predicted
+from ostinato.tasks.labels.calibration import Calibration
+from ostinato.tasks.labels.ensemble import Ensemble
+from ostinato.tasks.labels.estimator import LabelEstimator
+from ostinato.tasks.labels.inputs import Inputs, Labelled
+from ostinato.tasks.labels.kinds import inputs_class, kind_of
+from ostinato.tasks.labels.reading import label_type
+from ostinato.tasks.labels.scores import class_scores, need_sklearn, probability_scores
+from ostinato.tasks.labels.splitting import Encoded, Held, Rows, fold_out
+
+MAJORITY = "majority"
+FOLDS = 5
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Classifier(LabelEstimator):
+    """Recurrent network, or several that answer together, that says a class for each sequence.
+
+    Sequences are texts, documents (`hierarchy`), parse trees (`tree`), rows of letters such as DNA, and
+    arrays or signals. Small sets are learned by several networks, each without another fifth of the data:
+    what they say about that fifth chooses the best weights and calibrates the probabilities. An empty
+    sequence is answered by the shares of the classes.
+
+    The parameters are the fields of this class and of `LabelEstimator`; None is chosen from the data.
+
+    Attributes (after `fit`), beside those of `LabelEstimator`:
+        classes_: (K,) the classes, sorted; text, or numbers where y was an array of numbers.
+        shares_: (K,) of the training labels.
+        calibration_: the temperature of the probabilities.
+        metrics_: accuracy, macro_f1, log_loss (nats) and calibration_error of the network, accuracy and
+            macro_f1 of the baselines `majority` and a logistic regression.
+    """
+
+    kind: ClassVar[str] = "classifier"
+    _inputs: ClassVar[tuple[str, ...]] = ("text", "letters", "arrays", "trees")
+    _estimator_type: ClassVar[str] = "classifier"
+
+    members: int | None = None
+    """Networks whose probabilities are averaged."""
+    tree: bool = False
+    """Read parse trees, by a Tree-LSTM."""
+    hierarchy: bool = False
+    """Read documents: words to sentences, sentences to the document."""
+    unit: str | None = None
+    """What texts are split into: word, char or bpe."""
+    vectors: str | Path | None = None
+    """File of word vectors in the usual text format, where the words of texts begin."""
+
+    # ------------------------------------------------------------------------------------------- fit
+
+    def fit(  # noqa: PLR0913 - how a file is written, one argument each
+        self,
+        data: Any,
+        y: Any = None,
+        *,
+        text: str | int | None = None,
+        label: str | int | None = None,
+        sequence: str | int | bool | None = None,
+        letters: str | int | bool | None = None,
+        format: str | None = None,  # noqa: A002 - the name of the option everywhere
+        separator: str | None = None,
+        encoding: str | None = None,
+        header: bool = True,
+        valid: Any = None,
+        test: Any = None,
+        out: str | Path | None = None,
+        resume: bool = False,
+        started_s: float | None = None,
+    ) -> Self:
+        """Learn from a file, a table, lists or arrays.
+
+        Args:
+            data: a file, a table, a list of pairs (input, class), `Examples`; or inputs alone: a list of N
+                texts, an array (N, T, D) or (N, T), a list of N arrays (T_i, D), a list of N `Tree`.
+            y: (N,) classes, where `data` holds inputs alone.
+            text, label: columns of a file or table: a name, or a number that may count from the end (-1).
+            sequence: arrays or signals rather than texts: True, or the column with the arrays, or for one
+                row per step the column that says which signal a row is of.
+            letters: rows of letters rather than texts: True, or their column.
+            format, separator, encoding, header: how a file is written.
+            valid: to choose the best weights by, in the form of `data` or a pair (inputs, classes); None: a
+                part of `data` is held out.
+            test: never learned from; `metrics_` then is about it.
+            out: a new folder for the run: checkpoints, history, and at the end what `save` writes.
+            resume: go on with the run in `out`; without a checkpoint start afresh, a finished run is loaded.
+            started_s: `time.monotonic()` from which `max_time_s` counts; None: now.
+
+        Raises:
+            InputError: parameters, columns or examples that cannot be used; the message names them.
+            DataError: a file that cannot be used, with its line.
+            MissingExtraError: scikit-learn, for scores and baselines, is not installed.
+            DivergenceError: training went wrong at too many steps in a row.
+        """
+        need_sklearn("Classifier")
+        self._label_type_ = label_type(data, y)
+        given: dict[str, Any] = {
+            "text": text, "label": label, "sequence": sequence, "letters": letters, "format": format,
+            "separator": separator, "encoding": encoding, "tree": self.tree or None,
+            "header": None if header else False,
+        }  # fmt: skip
+        reading = {name: value for name, value in given.items() if value is not None}
+        return self._fit(
+            data, y, reading, valid=valid, test=test, out=out, resume=resume, started_s=started_s
+        )
+
+    def _check_examples(self, examples: Examples, name: str) -> Examples:
+        labels = examples.labels
+        if labels is None:
+            raise InputError(
+                f"{name}: no classes in {examples.source or 'the data'}; name their column with label="
+            )
+        kind_of(examples, self)
+        if name == "data" and len(set(labels)) < 2:
+            raise DataError(
+                f"every example is of the class {labels[0]!r}; a classifier needs two classes or more",
+                path=examples.source or None,
+            )
+        return examples
+
+    def _learn_answers(self, data: Examples, valid: Examples | None) -> None:
+        labels = data.labels or ()
+        counts = Counter(labels)
+        names = sorted(counts, key=int) if self._label_type_ == "int" else sorted(counts)
+        self._names_ = names
+        self.shares_ = np.array([counts[name] for name in names]) / len(labels)
+        self.kind_ = kind_of(data, self)
+        for name in ("unit", "vectors"):
+            if getattr(self, name) is not None and self.kind_ in ("arrays", "letters"):
+                raise InputError(
+                    f"{name}={getattr(self, name)!r} is about words, and the data hold {self.kind_}"
+                )
+        if valid is not None:
+            self._note_unknown(valid, "the validation part", self.notes_)
+
+    @property
+    def classes_(self) -> NDArray[Any]:
+        """(K,) the classes, sorted."""
+        return self._typed(self._require_fitted("_names_"))
+
+    def _typed(self, names: Sequence[str]) -> NDArray[Any]:
+        if self._label_type_ == "int":
+            return np.array([int(name) for name in names], np.int64)
+        if self._label_type_ == "bool":
+            return np.array([name == "True" for name in names], np.bool_)
+        return np.array(names)
+
+    def _choose(self, data: Examples) -> dict[str, Any]:
+        chosen = inputs_class(self.kind_).choose(data, self.settings_)
+        # Fewer folds than five examples of a class could not be fair samples of it.
+        if len(data) < 4 * FOLDS:
+            chosen["members"] = min(chosen["members"], 2)
+        return {"patience": None, **chosen}
+
+    def _hold_out(self, data: Examples) -> Held:
+        s = self.settings_
+        assert s.members is not None
+        if s.members == 1:
+            return super()._hold_out(data)
+        count = max(s.members, FOLDS)
+        return fold_out(len(data), s.members, count, s.seed, self._strata(data))
+
+    def _fit_preparation(self, learned: Examples) -> None:
+        self.preparation_: Inputs = inputs_class(self.kind_).fit(learned, self.settings_)
+
+    def _fit_baselines(self, learned: Examples, folds: Rows | None, left_s: float | None) -> None:
+        s = self.settings_
+        assert s.members is not None
+        self.regression_ = Regression.fit(learned, s.seed, left_s)
+        self.notes_ += self.regression_.notes
+        self._cross_predicted = None
+        if folds is not None:
+            self._cross_predicted = cross_predicted(learned, folds, s.members, s.seed, left_s)
+
+    def _encode(self, examples: Examples, folds: Rows | None = None) -> Labelled:
+        numbers = {name: i for i, name in enumerate(self._names_)}
+        codes = None
+        if examples.labels is not None:
+            codes = np.array([numbers.get(label, -1) for label in examples.labels], np.int64)
+        return Labelled(self.preparation_.encode(examples.inputs), codes, folds)
+
+    def _build(self) -> Ensemble:
+        s = self.settings_
+        assert s.members is not None
+        K = len(self._names_)
+        return Ensemble([self.preparation_.build(K, s) for _ in range(s.members)])
+
+    # --------------------------------------------------------------------------------------- validation
+
+    def _validate(self, checks: Encoded) -> dict[str, float]:
+        assert isinstance(checks, Labelled)
+        assert checks.codes is not None
+        probabilities = self._raw_probabilities(checks)
+        said = probabilities.argmax(axis=1)
+        right = float((said == checks.codes).mean())
+        loss = probability_scores(checks.codes, probabilities)["log_loss"]
+        # Of weights that are right equally often, those that are surer of it: less than one example's worth.
+        return {
+            "accuracy": right,
+            "log_loss": loss,
+            "selection": right + 0.5 * float(np.exp(-loss)) / len(checks) if np.isfinite(loss) else right,
+        }
+
+    @torch.no_grad()
+    def _raw_probabilities(self, encoded: Labelled) -> NDArray[np.float64]:
+        """(N, K), not calibrated: the mean over the members; of folded examples what that member says which
+        has not learned from them."""
+        network: Ensemble = self.network_  # type: ignore[assignment]
+        was_training = network.training
+        network.eval()
+        device = next(network.parameters()).device
+        N, K = len(encoded), len(self._names_)
+        result = np.empty((N, K))
+        lengths = encoded.lengths
+        order = np.argsort(lengths, kind="stable")
+        for rows in _chunks(order, lengths):
+            batch = encoded.inputs.batch(rows).to(device)
+            each = torch.softmax(network(batch).double(), dim=2).cpu().numpy()
+            if encoded.folds is None:
+                result[rows] = each.mean(axis=0)
+            else:
+                result[rows] = each[encoded.folds[rows], np.arange(len(rows))]
+        result[lengths == 0] = self.shares_
+        network.train(was_training)
+        return result
+
+    def _finish(self, checks: Encoded) -> None:
+        assert isinstance(checks, Labelled)
+        assert checks.codes is not None
+        usable = np.flatnonzero((checks.codes >= 0) & (checks.lengths > 0))
+        probabilities = self._raw_probabilities(checks)
+        self.calibration_ = Calibration.fit(probabilities[usable], checks.codes[usable])
+
+    def _probabilities(self, encoded: Labelled) -> NDArray[np.float64]:
+        said = self.calibration_.apply(self._raw_probabilities(encoded))
+        said[encoded.lengths == 0] = self.shares_
+        return said
+
+    def _scores(self, examples: Examples, encoded: Encoded, notes: list[str] | None = None) -> dict[str, Any]:
+        assert isinstance(encoded, Labelled)
+        assert encoded.codes is not None
+        labels = list(examples.labels or ())
+        probabilities = self._probabilities(encoded)
+        said = [self._names_[i] for i in probabilities.argmax(axis=1)]
+        model = {**class_scores(labels, said), **probability_scores(encoded.codes, probabilities)}
+        if notes is not None:
+            self._note_unknown(examples, "the data", notes)
+        likeliest = self._names_[int(self.shares_.argmax())]
+        if encoded.folds is not None and self._cross_predicted is not None:
+            regression = self._cross_predicted
+        else:
+            regression = self.regression_.predict(examples.inputs)
+        return {
+            "model": {self.name_: model},
+            "baselines": {
+                MAJORITY: class_scores(labels, [likeliest] * len(labels)),
+                self.regression_.features.name: class_scores(labels, regression),
+            },
+        }
+
+    def _note_unknown(self, examples: Examples, where: str, notes: list[str]) -> None:
+        unknown = Counter(label for label in examples.labels or () if label not in set(self._names_))
+        if unknown:
+            named = ", ".join(f"{label!r} ({n})" for label, n in unknown.most_common(5))
+            more = "" if len(unknown) <= 5 else f" and {len(unknown) - 5} more"
+            notes.append(
+                f"{sum(unknown.values())} examples of {where} are of classes that the training part does not "
+                f"have: {named}{more}; they count as wrong answers and are left out of log_loss"
+            )
+
+    # ---------------------------------------------------------------------------------------- predict
+
+    def predict(self, data: Any) -> NDArray[Any]:
+        """The most probable class of each sequence, (N,), of data in the form that `fit` took; classes among
+        them are not looked at."""
+        return self.classes_[self.predict_proba(data).argmax(axis=1)]
+
+    def predict_proba(self, data: Any) -> NDArray[np.float64]:
+        """Calibrated probabilities (N, K), in the order of `classes_`."""
+        examples = self._given(data)
+        self._require_kind(examples)
+        self.notes_ = list(examples.notes)
+        encoded = Labelled(self.preparation_.encode(examples.inputs))
+        empty = int((encoded.lengths == 0).sum())
+        if empty:
+            self.notes_.append(f"{empty} empty sequences were answered by the shares of the classes")
+        return self._probabilities(encoded)
+
+    def score(self, data: Any, y: Any = None) -> float:
+        """The accuracy of `predict`."""
+        scores: dict[str, float] = self.evaluate(data, y)["model"][self.name_]
+        return scores["accuracy"]
+
+    def _require_kind(self, examples: Examples) -> None:
+        if kind_of(examples, self) != self.kind_:
+            raise InputError(
+                f"the data hold {examples.kind}, the training data held {self.kind_}; pass the same inputs"
+            )
+
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags
+
+        return Tags(
+            estimator_type="classifier",
+            target_tags=TargetTags(required=True),
+            input_tags=InputTags(two_d_array=True, three_d_array=True, string=True),
+            classifier_tags=ClassifierTags(),
+        )
+
+    # ---------------------------------------------------------------------------------------- storage
+
+    def _to_json(self) -> dict[str, Any]:
+        return {
+            "classes": {
+                "names": self._names_, "shares": self.shares_.tolist(), "type": self._label_type_,
+                "calibration": self.calibration_.to_json(),
+            },
+            "inputs": {"kind": self.kind_, **self.preparation_.to_json()},
+            "baseline": self.regression_.to_json(),
+        }  # fmt: skip
+
+    def _from_json(self, stored: Mapping[str, Any]) -> None:
+        classes, inputs = stored["classes"], dict(stored["inputs"])
+        self._names_, self._label_type_ = list(classes["names"]), classes["type"]
+        self.shares_ = np.asarray(classes["shares"], np.float64)
+        self.calibration_ = Calibration.from_json(classes["calibration"])
+        self.kind_ = inputs.pop("kind")
+        self.preparation_ = inputs_class(self.kind_).from_json(inputs)
+        self._stored_baseline = stored["baseline"]
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        return self.regression_.tensors()
+
+    def _take_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        self.regression_ = Regression.from_json(self._stored_baseline, tensors)
+
+
+def _chunks(order: NDArray[np.intp], lengths: NDArray[np.int64]) -> list[NDArray[np.intp]]:
+    """Rows of similar length, few enough at a time for the memory."""
+    chunks, first = [], 0
+    while first < len(order):
+        longest = max(int(lengths[order[min(first + 255, len(order) - 1)]]), 1)
+        size = int(np.clip((1 << 16) // longest, 1, 256))
+        chunks.append(order[first : first + size])
+        first += size
+    return chunks

@@ -1,0 +1,40 @@
+"""The kinds of input of a classifier, each with the class that prepares it."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from ostinato.data.examples import Examples
+from ostinato.errors import InputError
+
+# kind -> the class that prepares it, imported when it is needed
+_CLASSES = {
+    "text": "ostinato.tasks.labels.texts:TextInputs",
+    "letters": "ostinato.tasks.labels.letters:LetterInputs",
+    "arrays": "ostinato.tasks.labels.arrays:ArrayInputs",
+    "documents": "ostinato.tasks.labels.documents:DocumentInputs",
+    "trees": "ostinato.tasks.labels.trees:TreeInputs",
+}
+
+
+def inputs_class(kind: str) -> Any:
+    """The `Inputs` of a kind."""
+    module, _, name = _CLASSES[kind].partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def kind_of(examples: Examples, settings: Any) -> str:
+    """The kind of input that examples are under a classifier's parameters `tree` and `hierarchy`.
+
+    Raises:
+        InputError: parameters that do not fit the examples.
+    """
+    if settings.tree and settings.hierarchy:
+        raise InputError("tree and hierarchy: a document is not a tree; choose one of them")
+    if settings.tree != (examples.kind == "trees"):
+        expected = "parse trees in brackets" if settings.tree else "texts; for parse trees pass tree=True"
+        raise InputError(f"tree={settings.tree}: expected {expected}, found {examples.kind}")
+    if settings.hierarchy and examples.kind != "text":
+        raise InputError(f"hierarchy=True reads documents, found {examples.kind}; leave it out")
+    return "documents" if settings.hierarchy else examples.kind
