@@ -44,7 +44,8 @@ def data(n=40, depth=4, seed=0):
 
 
 def network(preparation, **options):
-    return TreeClassifier(preparation.sizes, 2, hidden_size=8, word_size=6, word_dropout=0.0, **options)
+    tokens = {"word_size": 6, "word_dropout": 0.0}
+    return TreeClassifier(preparation.sizes, 2, hidden_size=8, tokens=tokens, **options)
 
 
 @pytest.mark.parametrize("cell", ["nary", "child_sum"])
@@ -81,6 +82,10 @@ def test_the_loss_covers_all_nodes_with_a_class_and_y_counts_at_roots():
     roots = torch.nn.functional.cross_entropy(model(batch), turned["y"], reduction="sum")
     assert model.loss(turned).count == 3
     assert torch.allclose(model.loss(turned).total, roots)
+    weighted = network(preparation, class_weights=[0.0, 2.0], label_smoothing=0.1).eval()
+    assert not torch.allclose(weighted.loss(turned).total, model.loss(turned).total)
+    with pytest.raises(InputError, match="whole"):
+        model.loss(turned, state=())
     del turned["y"]
     with pytest.raises(InputError, match="neither node_y"):
         model.loss(turned)
@@ -121,5 +126,7 @@ def test_wrong_names_and_sizes_are_refused():
     sizes = TreePreparation.fit(data(3), "01").sizes
     with pytest.raises(InputError, match="cell='gru' is unknown; known: 'nary', 'child_sum'"):
         TreeClassifier(sizes, 2, cell="gru")
-    with pytest.raises(InputError, match="n_classes=0"):
+    with pytest.raises(InputError, match="unknown option 'max_children'.*known: bias, dropout_candidate"):
+        TreeClassifier(sizes, 2, cell="child_sum", max_children=2)
+    with pytest.raises(InputError, match="output_size=0"):
         TreeClassifier(sizes, 0)

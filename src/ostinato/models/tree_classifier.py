@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ostinato.errors import InputError
 from ostinato.layers.arguments import check_sizes
 from ostinato.layers.forest import Forest
-from ostinato.layers.options import check_choice
+from ostinato.layers.options import check_choice, check_known
 from ostinato.layers.tree import ChildSumTreeLSTM, NaryTreeLSTM, TreeLSTM, TreeOutput
+from ostinato.models.class_loss import ClassLoss
 from ostinato.models.token_encoder import TokenEncoder
 from ostinato.types import Batch, LossOutput
 
-CELLS = ("nary", "child_sum")
+_OPTIONS = ("bias", "dropout_in", "dropout_out", "dropout_candidate", "init")
+CELLS = {"nary": (*_OPTIONS, "max_children"), "child_sum": _OPTIONS}
+"""The tree LSTMs by name, with the options that each takes."""
 
 
 class TreeClassifier(nn.Module):
@@ -25,13 +27,14 @@ class TreeClassifier(nn.Module):
 
     Args:
         sizes: `TreePreparation.sizes`.
-        n_classes: K.
+        output_size: K, classes.
         cell: `nary`, where the children of a node have an order, or `child_sum`.
         hidden_size: H.
-        max_children: N, for `nary`.
-        dropout_in, dropout_candidate, dropout_out: of the tree LSTM; `dropout_out` is before the classes.
-        init: of the tree LSTM.
-        **tokens: options of `TokenEncoder`, such as `word_size` and `spelling`.
+        class_weights: (K,) factors on the loss of each class.
+        label_smoothing: the share of each target that is spread over all classes (arXiv:1512.00567).
+        tokens: options of `TokenEncoder`, such as `word_size` and `spelling`.
+        **options: of the tree LSTM, such as `max_children` for `nary`; `dropout_in` (of the words) and
+            `dropout_out` (before the classes) are 0.5 where they are not told.
 
     Raises:
         InputError: an unknown name, with the known ones; a size below 1; an option that does not fit.
@@ -42,36 +45,26 @@ class TreeClassifier(nn.Module):
     def __init__(
         self,
         sizes: Mapping[str, Any],
-        n_classes: int,
+        output_size: int,
         *,
         cell: str = "nary",
         hidden_size: int = 150,
-        max_children: int = 2,
-        dropout_in: float = 0.5,
-        dropout_candidate: float = 0.0,
-        dropout_out: float = 0.5,
-        init: str | Mapping[str, Any] = "torch",
-        **tokens: Any,
+        class_weights: Sequence[float] | None = None,
+        label_smoothing: float = 0.0,
+        tokens: Mapping[str, Any] | None = None,
+        **options: Any,
     ):
         super().__init__()
-        check_sizes("TreeClassifier", n_classes=n_classes)
+        check_sizes("TreeClassifier", output_size=output_size)
         check_choice("TreeClassifier", "cell", cell, CELLS)
-        self.n_classes = n_classes
+        check_known("TreeClassifier", options, CELLS[cell])
         # A tree's leaves are masked one by one, in the layer.
-        self.words = TokenEncoder(sizes, **{"dropout": 0.0, **tokens})
-        options: dict[str, Any] = {
-            "dropout_in": dropout_in,
-            "dropout_candidate": dropout_candidate,
-            "dropout_out": dropout_out,
-            "init": init,
-        }
-        width = self.words.output_size
-        self.tree: TreeLSTM = (
-            NaryTreeLSTM(width, hidden_size, max_children, **options)
-            if cell == "nary"
-            else ChildSumTreeLSTM(width, hidden_size, **options)
-        )
-        self.head = nn.Linear(hidden_size, n_classes)
+        self.tokens = TokenEncoder(sizes, **{"dropout": 0.0, **(tokens or {})})
+        kind = NaryTreeLSTM if cell == "nary" else ChildSumTreeLSTM
+        options = {"dropout_in": 0.5, "dropout_out": 0.5, **options}
+        self.tree: TreeLSTM = kind(self.tokens.output_size, hidden_size, **options)
+        self.head = nn.Linear(hidden_size, output_size)
+        self.objective = ClassLoss("TreeClassifier", output_size, class_weights, label_smoothing)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits of the trees' classes, at the roots: (B, K).
@@ -89,15 +82,17 @@ class TreeClassifier(nn.Module):
         logits: Tensor = self.head(output.h)
         return logits
 
-    def loss(self, batch: Batch, state: None = None) -> LossOutput:
+    def loss(self, batch: Batch, state: Any = None) -> LossOutput:
         """Cross-entropy, summed over all nodes that have a class.
 
         The batch says which: `node_y` (M,) for the nodes, -1 where there is none, and `y` (B,) for the roots;
         either may be left out, and at a root `y` counts.
 
         Raises:
-            InputError: neither of them.
+            InputError: neither of them; a state, which whole trees do not carry.
         """
+        if state is not None:
+            raise InputError("TreeClassifier.loss: trees are whole, and no state is carried to the next")
         output, forest = self._encode(batch)
         y = batch.get("node_y")
         if "y" in batch:
@@ -107,12 +102,11 @@ class TreeClassifier(nn.Module):
             raise InputError("TreeClassifier.loss: the batch has neither node_y (M,) nor y (B,)")
         # Most nodes of many treebanks have no class.
         known = (y >= 0).nonzero().squeeze(1)
-        total = F.cross_entropy(self.head(output.h.index_select(0, known)), y[known], reduction="sum")
-        return LossOutput(total, torch.tensor(len(known)))
+        return self.objective(self.head(output.h.index_select(0, known)), y[known])
 
     def _encode(self, batch: Batch) -> tuple[TreeOutput, Forest]:
         forest = Forest(batch["parents"], batch["heights"])
-        words = self.words(batch)
+        x = self.tokens(batch)
         # Row by row: the leaves tree after tree, from left to right, as the forest has them.
-        is_word = torch.arange(words.shape[1], device=words.device) < batch["lengths"].unsqueeze(1)
-        return self.tree(words[is_word], forest), forest
+        is_word = torch.arange(x.shape[1], device=x.device) < batch["lengths"].unsqueeze(1)
+        return self.tree(x[is_word], forest), forest
