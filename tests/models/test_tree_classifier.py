@@ -126,7 +126,7 @@ def test_wrong_names_and_sizes_are_refused():
     sizes = TreePreparation.fit(data(3), "01").sizes
     with pytest.raises(InputError, match="cell='gru' is unknown; known: 'nary', 'child_sum'"):
         TreeClassifier(sizes, 2, cell="gru")
-    with pytest.raises(InputError, match="unknown option 'max_children'.*known: bias, dropout_candidate"):
+    with pytest.raises(InputError, match=r"unknown option 'max_children'.*known: bias, dropout_candidate"):
         TreeClassifier(sizes, 2, cell="child_sum", max_children=2)
     with pytest.raises(InputError, match="output_size=0"):
         TreeClassifier(sizes, 0)
