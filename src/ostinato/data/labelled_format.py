@@ -28,17 +28,20 @@ def find_format(path: Path, spec: LabelledSpec) -> str:
     while suffixes and suffixes[-1] in _PACKED:
         suffixes.pop()
     by_name = _SUFFIXES.get(suffixes[-1]) if suffixes else None
-    if by_name is not None and by_name != "conll" and not (by_name == "csv" and spec.kind == "tokens"):
+    if by_name not in (None, "conll", "csv"):
         return by_name
     with open_binary(path) as raw:
         head = raw.read(_SAMPLE_BYTES)
     lines = head.decode(spec.encoding or "utf-8", "replace").removeprefix("\ufeff").split("\n")
     lines = [line.removesuffix("\r") for line in lines[: -1 if len(head) == _SAMPLE_BYTES else None]]
     found = _binary(head) or _columns(lines, spec, by_name) or _by_first_line(lines, spec)
-    if found is None and (spec.text is not None or spec.label is not None or spec.series is not None):
+    is_table = spec.kind != "tokens" and not (spec.text is spec.label is spec.series is None)
+    if found is None and is_table:
         found = "csv"
     if found is None and (not spec.needs_labels or not any(map(str.strip, lines))):
         found = "lines"
+    if found is None and spec.kind == "tokens":
+        found = "conll"
     if found is None:
         raise DataError(
             "the form of the file cannot be told from its name or its first lines; name the columns of a "
@@ -54,25 +57,28 @@ def _binary(head: bytes) -> str | None:
 
 
 def _columns(lines: list[str], spec: LabelledSpec, by_name: str | None) -> str | None:
-    """Whether the file, if it holds tokens, has a row for each."""
+    """Whether the file has a row for each token."""
     if looks_like_conllu(lines):
         return "conllu"
-    if by_name == "conll":
+    if by_name == "conll" or spec.kind not in (None, "tokens"):
+        return by_name
+    if spec.kind is None and spec.text is not None:
+        return by_name
+    width, has_blocks = _rows_of_tokens(lines)
+    if has_blocks and width > (1 if spec.kind is None else 0):
         return "conll"
-    if spec.kind != "tokens":
-        return None
-    if by_name == "csv" and spec.label is None and spec.text is not None:
-        return "csv"
-    return "conll" if _are_rows_of_tokens(lines) else by_name
+    return by_name
 
 
-def _are_rows_of_tokens(lines: list[str]) -> bool:
-    """Rows with as many columns in each (more than one, or one and blank lines between blocks)."""
+def _rows_of_tokens(lines: list[str]) -> tuple[int, bool]:
+    """The columns of each row, 0 where rows differ; and whether blank lines lie between blocks of rows."""
     rows = [line for line in lines if line.strip() and not line.startswith(("#", "-DOCSTART-"))]
     separator = "\t" if rows and "\t" in rows[0] else None
     widths = {len(line.split(separator)) for line in rows}
     body = "\n".join(line.strip(" \t") for line in lines).strip("\n")
-    return len(widths) == 1 and (widths != {1} or "\n\n" in body)
+    n_blocks = len([block for block in body.split("\n\n") if block.strip()])
+    has_blocks = n_blocks > 1 and len(rows) > n_blocks
+    return (widths.pop() if len(widths) == 1 else 0), has_blocks
 
 
 def _by_first_line(lines: list[str], spec: LabelledSpec) -> str | None:
