@@ -39,6 +39,7 @@ _HOME: dict[str, str] = {
     "SequenceRegressor": "ostinato.tasks.sequences",
     "SequenceClassifier": "ostinato.tasks.sequences",
     "Classifier": "ostinato.tasks.labels.classifier",
+    "Tagger": "ostinato.tasks.labels.tagger",
     "load": "ostinato.tasks",
     "Session": "ostinato.ship.stream",
     "OstinatoError": "ostinato.errors",

@@ -18,6 +18,7 @@ KINDS: dict[str, str] = {
     "sequence_regressor": "ostinato.tasks.sequences:SequenceRegressor",
     "sequence_classifier": "ostinato.tasks.sequences:SequenceClassifier",
     "classifier": "ostinato.tasks.labels.classifier:Classifier",
+    "tagger": "ostinato.tasks.labels.tagger:Tagger",
 }
 
 

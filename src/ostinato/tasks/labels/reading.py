@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from ostinato.data.arrays import sequences_from
-from ostinato.data.examples import Examples
+from ostinato.data.examples import Examples, Sentence
+from ostinato.data.tokens import split_words
 from ostinato.errors import InputError, SizeError
 
 
@@ -31,6 +32,8 @@ def read_examples(data: Any, y: Any, options: Mapping[str, Any], *, needs_answer
         return data
     if y is None and isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], str):
         data, y = data
+    if options.get("kind") == "tokens" and isinstance(data, list | tuple):
+        return _tokens_in_memory(data, y, needs_answers=needs_answers)
     kind = _kind_in_memory(data)
     if kind is None:
         from ostinato.data.labelled import read_labelled
@@ -96,6 +99,35 @@ def _in_memory(data: Any, y: Any, kind: str) -> Examples:
     if labels is not None and len(labels) != len(inputs):
         raise SizeError(f"y: {len(labels)} labels for {len(inputs)} inputs; give one for each")
     return Examples(kind, inputs, labels, source="the data")
+
+
+def _tokens_in_memory(data: Any, y: Any, *, needs_answers: bool) -> Examples:
+    """Sentences: lists of words, `Sentence`, or texts that are split into words; y: tags of each."""
+    pairs = y is None and all(isinstance(one, tuple) and len(one) == 2 for one in data)
+    if pairs and data and not all(isinstance(part, str) for part in data[0]):
+        data, y = zip(*data, strict=True)
+    if y is None and needs_answers:
+        raise InputError("y is missing: pass the tags, a list of them for each sentence")
+    sentences = [_sentence(one, i) for i, one in enumerate(data)]
+    if y is None:
+        return Examples("tokens", sentences, source="the data")
+    tags = []
+    for i, row in enumerate(y):
+        if isinstance(row, str) or not hasattr(row, "__iter__"):
+            raise InputError(f"y[{i}] is {row!r}; expected a list of tags, one for each word")
+        tags.append([str(tag) for tag in row])
+    if len(tags) != len(sentences):
+        raise SizeError(f"y: tags of {len(tags)} sentences for {len(sentences)}; give them for each")
+    return Examples("tokens", sentences, tags=tags, source="the data")
+
+
+def _sentence(one: Any, index: int) -> Sentence:
+    if isinstance(one, Sentence):
+        return one
+    words = split_words(one) if isinstance(one, str) else list(one) if hasattr(one, "__iter__") else None
+    if words is None or not all(isinstance(word, str) for word in words):
+        raise InputError(f"sentence {index} is {one!r}; expected a list of words, a Sentence or a text")
+    return Sentence(words)
 
 
 def labels_from(y: Any) -> list[str]:
