@@ -62,7 +62,18 @@ def report_html(report: Report) -> str:
             f"<pre>{_text(report.configuration)}</pre></details></section>"
         )
     body.append(f"<footer>{_text(report.footer)}</footer>" if report.footer else "")
-    return _PAGE.format(title=_text(report.title), style=_STYLE, body="\n".join(filter(None, body)))
+    return page_html(report.title, "\n".join(filter(None, body)))
+
+
+def page_html(title: str, body: str, style: str = "") -> str:
+    """A complete page in the looks of the report.
+
+    Args:
+        title: text.
+        body: HTML, escaped already.
+        style: further CSS.
+    """
+    return _PAGE.format(title=_text(title), style=_STYLE + style, body=body)
 
 
 def score_rows(
