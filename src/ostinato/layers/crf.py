@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ostinato.errors import InputError, SizeError
 from ostinato.layers.arguments import check_input, check_sizes, make_stretch
 from ostinato.layers.crf_constraints import Constraints
-from ostinato.layers.crf_paths import Edges, best_path, best_paths
+from ostinato.layers.crf_paths import Edges, best_path, best_paths, without_penalty
 from ostinato.layers.crf_sums import Allowed, log_partition, marginals, working_dtype
 
 Lengths = Tensor | Sequence[int] | None
@@ -123,8 +123,10 @@ class LinearChainCRF(nn.Module):
         if not emissions.numel():
             empty = emissions.new_zeros(emissions.shape[:2], dtype=torch.int64)
             return empty, emissions.new_zeros(len(emissions))
-        tags = best_path(emissions, self._edges(), steps)
-        return tags, self._sum_along(emissions, tags, steps).to(emissions.dtype)
+        tags, scores = best_path(emissions, self._edges(), steps)
+        if self.constraints is not None:
+            scores = without_penalty(scores)
+        return tags, scores.to(emissions.dtype)
 
     @torch.no_grad()
     def n_best(

@@ -31,12 +31,18 @@ class Edges:
         scores = [value.detach().to(work) for value in (transitions, start, end)]
         if allowed is not None:
             limits = (allowed.transitions, allowed.start, allowed.end)
-            scores = [value.masked_fill(~may, -_PENALTY) for value, may in zip(scores, limits, strict=True)]
+            pairs = zip(scores, limits, strict=True)
+            scores = [torch.where(may, value, value - _PENALTY) for value, may in pairs]
         return cls(*scores)
 
 
-def best_path(emissions: Tensor, edges: Edges, lengths: Tensor | None) -> Tensor:
-    """The tags (B, T) int64 of the path with the highest score; 0 beyond a row's length.
+def without_penalty(scores: Tensor) -> Tensor:
+    """The scores of paths by themselves, however many constraints they break."""
+    return scores + _PENALTY * (scores / -_PENALTY).round()
+
+
+def best_path(emissions: Tensor, edges: Edges, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The path with the highest score: tags (B, T) int64, 0 beyond a row's length, and scores (B,).
 
     Only the scores are kept, and the tag before a chosen one is looked for on the way back, among K: indices
     kept for every tag would cost the whole forward pass more.
@@ -59,17 +65,19 @@ def best_path(emissions: Tensor, edges: Edges, lengths: Tensor | None) -> Tensor
     into = edges.transitions.T.contiguous()
     rows = tags.unbind(0)
     if lengths is None:
-        tag = torch.argmax(steps[-1] + edges.end, dim=1, out=rows[-1])
+        best = steps[-1] + edges.end
+        tag = torch.argmax(best, dim=1, out=rows[-1])
         for t in range(T - 2, -1, -1):
             tag = torch.argmax(into.index_select(0, tag).add_(steps[t]), dim=1, out=rows[t])
-        return tags.T
+        return tags.T, best.amax(1)
+    counted = torch.arange(1, T + 1, device=tags.device).unsqueeze(1)
+    ends = (counted == lengths).unsqueeze(2).unbind(0)
+    best = scores[(lengths - 1).clamp(min=0), torch.arange(B, device=tags.device)] + edges.end
     tag = tags[0]
     for t in range(T - 1, -1, -1):
-        ends = (lengths == t + 1).unsqueeze(1)
-        reach = torch.where(ends, edges.end, into.index_select(0, tag)).add_(steps[t])
-        tag = torch.argmax(reach, dim=1)
-        rows[t].copy_(tag)
-    return tags.T.masked_fill(torch.arange(T, device=tags.device) >= lengths.unsqueeze(1), 0)
+        reach = torch.where(ends[t], edges.end, into.index_select(0, tag)).add_(steps[t])
+        tag = torch.argmax(reach, dim=1, out=rows[t])
+    return tags.masked_fill_(counted > lengths, 0).T, best.amax(1).masked_fill_(lengths == 0, 0.0)
 
 
 def best_paths(emissions: Tensor, edges: Edges, lengths: Tensor | None, n: int) -> tuple[Tensor, Tensor]:
