@@ -20,7 +20,7 @@ from ostinato.data.labelled_spec import Column, LabelledSpec
 from ostinato.data.large import LazyScratch
 from ostinato.data.lines import Collector, Findings, Row
 from ostinato.data.record_roles import LABEL_NAMES
-from ostinato.data.record_values import as_label
+from ostinato.data.record_values import as_label, check_finite
 from ostinato.errors import DataError
 
 ARRAY_KEYS = ("x", "data", "inputs", "values", "sequences", "series", "signals", "features")
@@ -33,7 +33,7 @@ def read_npz(path: str | Path, spec: LabelledSpec) -> Examples:
     `spec.text`, `spec.length` and `spec.label` name the arrays; without them they are found by usual names,
     such as x, length and label; labels also as the only array left with one value for each signal.
 
-    The signals are (N, T, …) with optional lengths (N,), or end to end (all steps, …) with lengths that sum to
+    The signals are (N, T, …) with optional lengths (N,), or end to end (steps, …) with lengths that sum to
     the first axis. Further axes become one of D dimensions; (N, T) has D = 1.
 
     Raises:
@@ -243,11 +243,4 @@ def _label_key(arrays: _Arrays, spec: LabelledSpec, n: int, taken: set[str | Non
 
 
 def _check(arrays: _Arrays, key: str, signal: NDArray[np.float32], index: int) -> None:
-    wrong = ~np.isfinite(signal)
-    if wrong.any():
-        step, dimension = (int(i) for i in np.argwhere(wrong)[0])
-        what = "missing (NaN)" if np.isnan(signal[step, dimension]) else "infinite or beyond float32"
-        raise arrays.error(
-            f"{key!r}: the value of signal {index} at step {step}, dimension {dimension} is {what}; "
-            "fill gaps first (such as with ostinato.Imputer), or shorten the signal with lengths"
-        )
+    check_finite(signal, lambda message: arrays.error(f"{key!r}, signal {index}: {message}"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ostinato.data.conll import looks_like_conllu
-from ostinato.data.files import open_binary
+from ostinato.data.files import codec, open_binary
 from ostinato.data.labelled_spec import FORMATS, LabelledSpec
 from ostinato.errors import DataError
 
@@ -32,7 +32,7 @@ def find_format(path: Path, spec: LabelledSpec) -> str:
         return by_name
     with open_binary(path) as raw:
         head = raw.read(_SAMPLE_BYTES)
-    lines = head.decode(spec.encoding or "utf-8", "replace").removeprefix("\ufeff").split("\n")
+    lines = head.decode(codec(spec.encoding or "utf-8"), "replace").removeprefix("\ufeff").split("\n")
     lines = [line.removesuffix("\r") for line in lines[: -1 if len(head) == _SAMPLE_BYTES else None]]
     found = _binary(head) or _columns(lines, spec, by_name) or _by_first_line(lines, spec)
     is_table = spec.kind != "tokens" and not (spec.text is spec.label is spec.series is None)

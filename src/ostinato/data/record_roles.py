@@ -180,6 +180,9 @@ def _of_tokens(
         tags = usual(source, TAG_NAMES, {text} | ({label} if label is not None else set()))
         if tags is not None and not _is_word_list(first[tags], n_tokens):
             tags = None
+    if label is None and spec.label is None and tags is not None:
+        label = usual(source, ("intent", "label"), {text, tags})
+        label = None if label is None or not isinstance(first[label], str | int) else label
     return label, tags
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ostinato.data.brackets import parse_tree
-from ostinato.data.cells import quoted
+from ostinato.data.cells import is_missing, quoted
 from ostinato.data.examples import Sentence
 from ostinato.errors import DataError
 
@@ -120,11 +120,10 @@ def check_finite(array: NDArray[Any], fail: Fail) -> None:
     wrong = ~np.isfinite(array)
     if wrong.any():
         step, column = (int(i) for i in np.argwhere(wrong)[0][:2])
-        what = "missing (NaN)" if np.isnan(array[step, column]) else "infinite or beyond float32"
-        raise fail(
-            f"the value at step {step}, dimension {column} is {what}; fill gaps first (such as with "
-            "ostinato.Imputer), or leave the example out"
-        )
+        is_nan = bool(np.isnan(array[step, column]))
+        cure = "fill gaps first, such as with ostinato.Imputer," if is_nan else "write a finite number,"
+        what = "missing (NaN)" if is_nan else "infinite or beyond float32"
+        raise fail(f"the value at step {step}, dimension {column} is {what}; {cure} or leave the example out")
 
 
 def _why_not_numbers(value: Any) -> str:
@@ -133,9 +132,9 @@ def _why_not_numbers(value: Any) -> str:
         if len(widths) > 1:
             return f"steps of different widths, {min(widths)} and {max(widths)}; give every step the same"
         flat = [cell for row in value for cell in (row if isinstance(row, list | tuple) else [row])]
-        for cell in flat:
-            if cell is None:
-                return "a value is missing; fill gaps first, or leave the example out"
+        for place, cell in enumerate(flat):
+            if cell is None or (isinstance(cell, str) and is_missing(cell)):
+                return f"value {place} is missing; fill gaps first, or leave the example out"
             try:
                 float(cell)
             except (ValueError, TypeError, OverflowError):

@@ -138,7 +138,8 @@ def _case(file: TextFile, header: _TsHeader, span: Span, findings: Findings) -> 
         )
     if header.length is not None and lengths != {header.length}:
         findings.add("cases of another length than @seriesLength says", span.line)
-    array = np.asarray(rows, np.float64).T.astype(np.float32)
+    with np.errstate(over="ignore"):  # reported below, with its place
+        array = np.asarray(rows, np.float64).T.astype(np.float32)
     check_finite(array, lambda message: file.error(message, span.line))
     return Row(np.ascontiguousarray(array), label if label not in _MISSING else None)
 
