@@ -45,40 +45,72 @@ OSTINATO_INLINE Vector<real> rnn_activation(Vector<real> a, bool relu) {
   return relu ? (a < zero ? zero : a) : tanh(a);
 }
 
+// One row of a leaf under zoneout.
+template <typename real>
+struct Zoneout {
+  const uint8_t* stays;  // nonzero: the old value stays; null: the expectation of that
+  real p;
+
+  // Units [u, n), as many as are lanes.
+  OSTINATO_INLINE Vector<real> of(Vector<real> old, Vector<real> fresh, int64_t u, int64_t n) const {
+    if (stays) return load_flags<real>(stays + u, n - u) ? old : fresh;
+    return p * old + (1 - p) * fresh;
+  }
+};
+
 // v with zeros behind its first n lanes.
 template <typename real>
 OSTINATO_INLINE Vector<real> first_lanes(Vector<real> v, int64_t n) {
   if (n >= kLanes<real>) return v;
-  for (int64_t i = n < 0 ? 0 : n; i < kLanes<real>; ++i) v[i] = 0;
-  return v;
+  // Not lane by lane, which would keep a sum of such vectors in memory.
+  using Int = typename VectorOf<real>::Int;
+  Int lane;
+  for (int i = 0; i < kLanes<real>; ++i) lane[i] = i;
+  return lane < static_cast<decltype(lane[0] + 0)>(n) ? v : Vector<real>{};
 }
 
 constexpr double kNormEpsilon = 1e-5;
 
-// x (n_gates, Hp) of which H are real -> normalised over all n_gates·H of them, in place; padding becomes 0.
-// Returns 1 / sqrt(variance + epsilon).
+// What layer normalisation takes x to: (x - mean) * scale.
 template <typename real>
-real normalise(real* x, int n_gates, int64_t H, int64_t Hp) {
-  constexpr int W = kLanes<real>;
-  Vector<real> total = {};
-  for (int q = 0; q < n_gates; ++q)
-    for (int64_t u = 0; u < H; u += W) total += first_lanes<real>(load(x + q * Hp + u), H - u);
-  const real n = static_cast<real>(n_gates * H), mean = sum_of<real>(total) / n;
-  Vector<real> squares = {};
-  for (int q = 0; q < n_gates; ++q)
-    for (int64_t u = 0; u < H; u += W) {
-      const Vector<real> d = first_lanes<real>(load(x + q * Hp + u) - mean, H - u);
-      store(x + q * Hp + u, d);
-      squares = fma(d, d, squares);
-    }
-  const real scale = real(1) / __builtin_sqrt(sum_of<real>(squares) / n + static_cast<real>(kNormEpsilon));
-  for (int q = 0; q < n_gates; ++q)
-    for (int64_t u = 0; u < H; u += W) store(x + q * Hp + u, load(x + q * Hp + u) * scale);
-  return scale;
-}
+struct Normal {
+  Vector<real> mean;
+  real scale;  // 1 / sqrt(variance + epsilon)
 
-// Gradient through `normalise` and the factors gamma after it: d (n_gates, Hp) is the gradient of gamma·x_hat, x_hat is
-// what `normalise` left and becomes the gradient of its input; d_gamma (n_gates, Hp) += d·x_hat.
+  // Over x (n_gates, Hp), of which H of each gate are real.
+  Normal(const real* x, int n_gates, int64_t H, int64_t Hp) {
+    constexpr int W = kLanes<real>;
+    // Two sums at a time, each of which waits for itself only.
+    Vector<real> even = {}, odd = {};
+    for (int q = 0; q < n_gates; ++q, x += Hp) {
+      int64_t u = 0;
+      for (; u + 2 * W <= H; u += 2 * W) even += load(x + u), odd += load(x + u + W);
+      for (; u < H; u += W) even += first_lanes<real>(load(x + u), H - u);
+    }
+    const real n = static_cast<real>(n_gates * H);
+    mean = broadcast(sum_of<real>(even + odd) / n);
+    x -= n_gates * Hp;
+    even = odd = Vector<real>{};
+    for (int q = 0; q < n_gates; ++q, x += Hp) {
+      int64_t u = 0;
+      for (; u + 2 * W <= H; u += 2 * W) {
+        const Vector<real> d = load(x + u) - mean, e = load(x + u + W) - mean;
+        even = fma(d, d, even);
+        odd = fma(e, e, odd);
+      }
+      for (; u < H; u += W) {
+        const Vector<real> d = first_lanes<real>(load(x + u) - mean, H - u);
+        even = fma(d, d, even);
+      }
+    }
+    scale = real(1) / __builtin_sqrt(sum_of<real>(even + odd) / n + static_cast<real>(kNormEpsilon));
+  }
+  // Of n lanes; the rest becomes 0.
+  OSTINATO_INLINE Vector<real> of(Vector<real> x, int64_t n) const { return first_lanes<real>((x - mean) * scale, n); }
+};
+
+// Gradient through `Normal` and the factors gamma after it: d (n_gates, Hp) is the gradient of gamma·x_hat, x_hat is
+// what `Normal` made of x and becomes the gradient of its input; d_gamma (n_gates, Hp) += d·x_hat.
 template <typename real>
 void normalise_backward(const real* d, real* x_hat, const real* gamma, real* d_gamma, real scale, int n_gates,
                         int64_t H, int64_t Hp) {

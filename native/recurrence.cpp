@@ -48,7 +48,7 @@ void forward_rows(const Layer& layer, const Steps& steps, const Forward& call, i
   work.units = share<real>(work.Hp, team);
   if (team.worker == 0) work.load_states();
   team.meet();
-  if (!layer.is_plain() || call.masks.recurrent)
+  if (!layer.is_fused())
     rows_with_options(work);
   else if (layer.cell == Cell::lstm)
     plain_rows<real, Cell::lstm>(work, team);

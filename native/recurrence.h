@@ -31,9 +31,9 @@ struct Layer {
   double zoneout_h, zoneout_c;
 
   // Whether the gates can be finished in registers, right after the product.
-  bool is_plain() const {
-    return !(reset_before || norm || peephole || coupled || projected || zoneout_h > 0 || zoneout_c > 0);
-  }
+  bool is_fused() const { return !(reset_before || norm || peephole || coupled || projected); }
+  // Whether, moreover, nothing goes past a step.
+  bool is_plain() const { return is_fused() && !(zoneout_h > 0 || zoneout_c > 0); }
 };
 
 // Which steps are real and in which order they are worked on. Arrays belong to the schedule's owner and live

@@ -87,12 +87,17 @@ template <typename real>
 void split_zoneout(real* d, real* d_new, const uint8_t* stays, bool random, double probability, int64_t n,
                    int64_t n_padded) {
   const real p = static_cast<real>(probability);
-  for (int64_t u = 0; u < n; ++u) {
-    const real whole = d[u], old = random ? (stays[u] ? whole : 0) : p * whole;
-    d[u] = old;
-    d_new[u] = random ? (stays[u] ? 0 : whole) : (1 - p) * whole;
+  for (int64_t u = 0; u < n_padded; u += kLanes<real>) {
+    const Vector<real> whole = first_lanes<real>(load(d + u), n - u), zero = {};
+    if (random) {
+      const auto stay = load_flags<real>(stays + u, n - u);
+      store(d + u, stay ? whole : zero);
+      store(d_new + u, stay ? zero : whole);
+    } else {
+      store(d + u, p * whole);
+      store(d_new + u, (1 - p) * whole);
+    }
   }
-  for (int64_t u = n; u < n_padded; ++u) d[u] = d_new[u] = 0;
 }
 
 // d_new: gradient of h before zoneout and projection, (Hp). On return `d_h` holds what goes past the product.
@@ -149,7 +154,6 @@ void lstm_row_backward_with_options(const BackWork<real>& w, int64_t s, int64_t 
     const real* d_cells = as<real>(w.call.d_cells) + w.place(s, r) * w.H;
     for (int64_t u = 0; u < w.H; ++u) d_c[u] += d_cells[u];
   }
-  alignas(64) real past[W];
   // d_o, and dh through o tanh(seen) to what tanh saw.
   for (int64_t u = 0; u < Hp; u += W) {
     const Vector<real> i = load(g_i + u), g = load(gate_g + u), o = load(gate_o + u), d = load(d_new + u);
@@ -175,11 +179,10 @@ void lstm_row_backward_with_options(const BackWork<real>& w, int64_t s, int64_t 
     const Vector<real> f = layer.coupled ? real(1) - i : load(g_f + u);
     Vector<real> d_state = load(d_c + u), d_past = {};
     if (stays) {
-      for (int lane = 0; lane < W; ++lane) {
-        past[lane] = u + lane < w.H && stays[u + lane] ? d_state[lane] : 0;
-        if (u + lane < w.H && stays[u + lane]) d_state[lane] = 0;
-      }
-      d_past = load(past);
+      const auto stay = load_flags<real>(stays + u, w.H - u);
+      const Vector<real> zero = {};
+      d_past = stay ? d_state : zero;
+      d_state = stay ? zero : d_state;
     } else if (layer.zoneout_c > 0) {
       d_past = d_state * static_cast<real>(layer.zoneout_c);
       d_state = d_state * static_cast<real>(1 - layer.zoneout_c);

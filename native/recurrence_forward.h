@@ -68,10 +68,28 @@ struct Work {
     const int64_t position = steps.is_reverse ? steps.T - 1 - t : t;
     return as<real>(call.masks.recurrent) + position * call.masks.recurrent_step + row(r) * P;
   }
-  const uint8_t* zoneout_row(const uint8_t* mask, int64_t s, int64_t r, int64_t width) const {
+  Zoneout<real> zoneout(const uint8_t* mask, double probability, int64_t s, int64_t r, int64_t width) const {
     const int64_t t = steps.time_of(s, r_begin + r);
     const int64_t position = steps.is_reverse ? steps.T - 1 - t : t;
-    return mask + (position * steps.B + row(r)) * width;
+    return {layer.random ? mask + (position * steps.B + row(r)) * width : nullptr, static_cast<real>(probability)};
+  }
+  Zoneout<real> zoneout_h(int64_t s, int64_t r) const {
+    return zoneout(call.masks.zoneout_h, layer.zoneout_h, s, r, P);
+  }
+  Zoneout<real> zoneout_c(int64_t s, int64_t r) const {
+    return zoneout(call.masks.zoneout_c, layer.zoneout_c, s, r, H);
+  }
+
+  // Points h_rows at what the recurrent product multiplies: h, or h times its mask.
+  void enter_product(int64_t s, int64_t n, const real* h_now) {
+    for (int64_t r = 0; r < n; ++r) {
+      h_rows[r] = h_now + r * Pp;
+      if (!call.masks.recurrent) continue;
+      const real* mask = mask_row(s, r);
+      for (int64_t u = 0; u < Pp; u += kLanes<real>)
+        store(h_in + r * Pp + u, load(h_now + r * Pp + u) * load_part(mask + u, P - u));
+      h_rows[r] = h_in + r * Pp;
+    }
   }
 
   void load_states() {
@@ -143,7 +161,7 @@ void project(Work<real>& work, int64_t s, int64_t s_end) {
                    work.layer.norm ? nullptr : work.packed.bias, 0, work.units);
 }
 
-// One step of a cell without options: products and gates of a tile, in registers from beginning to end.
+// One step of a cell without options but masks: products and gates of a tile, in registers from beginning to end.
 template <typename real, Cell kCell>
 struct PlainStep {
   using Real = real;
@@ -182,11 +200,14 @@ struct PlainStep {
           tile.at[r][nb * G + 2] = bias;
         }
       }
+    const bool zones_h = work.layer.zoneout_h > 0, zones_c = work.layer.zoneout_c > 0;
     const int64_t stride = work.layer.P * G * W;
     accumulate<real, R, NB, G>(tile, work.h_rows + row, work.packed.hh + block * stride, stride, work.layer.P);
     for (int r = 0; r < R; ++r) {
       real* y = work.y_row(s, row + r);
       real* kept = work.gates(s, row + r);
+      const Zoneout<real> zoneout_h = zones_h ? work.zoneout_h(s, row + r) : Zoneout<real>{};
+      const Zoneout<real> zoneout_c = zones_c ? work.zoneout_c(s, row + r) : Zoneout<real>{};
       for (int nb = 0; nb < NB; ++nb) {
         const int64_t u = (block + nb) * W, at = (row + r) * Hp + u;
         const Vector<real>* a = &tile.at[r][nb * G];
@@ -195,9 +216,10 @@ struct PlainStep {
           h = rnn_activation<real>(a[0], work.layer.relu);
           if (kept) store(kept + u, h);
         } else if constexpr (kCell == Cell::lstm) {
-          const LstmStep<real> now(a[0], a[1], a[2], a[3], load(work.c + at));
+          const Vector<real> old = load(work.c + at);
+          const LstmStep<real> now(a[0], a[1], a[2], a[3], old);
           h = now.h;
-          store(work.c + at, now.c);
+          store(work.c + at, zones_c ? zoneout_c.of(old, now.c, u, work.H) : now.c);
           if (kept) {
             store(kept + u, now.i);
             store(kept + Hp + u, now.f);
@@ -214,6 +236,7 @@ struct PlainStep {
             store(kept + 3 * Hp + u, now.n);
           }
         }
+        if (zones_h) h = zoneout_h.of(load(h_before + at), h, u, work.H);
         store(h_after + at, h);
         store_part(y + u, h, work.H - u);
       }
@@ -245,10 +268,8 @@ void plain_rows(Work<real>& work, const Team& team) {
       pre = work.pre;
     }
     work.begin_step(s, n, before);
-    for (int64_t r = 0; r < n; ++r) {
-      work.h_rows[r] = before + r * work.Pp;
-      if (!ahead) work.x_rows[r] = work.x_row(s, r);
-    }
+    work.enter_product(s, n, before);
+    for (int64_t r = 0; !ahead && r < n; ++r) work.x_rows[r] = work.x_row(s, r);
     PlainStep<real, kCell> body{work, s, pre, before, after};
     for_tiles<G>(body, n, work.units.begin / kLanes<real>, work.units.end / kLanes<real>, s & 1);
     work.store_cells(s, n);

@@ -20,14 +20,15 @@ void recurrent_product(Work<real>& work, int G, const real* weights, int64_t n, 
 template <typename real>
 void normalise_row(const Work<real>& work, real* sums, const real* gamma, const real* bias, int first, int n_gates,
                    real* kept, real* kept_scale) {
-  const int64_t Hp = work.Hp, skip = first * Hp;
-  const real scale = normalise(sums + skip, n_gates, work.H, Hp);
-  if (kept) {
-    std::memcpy(kept + skip, sums + skip, n_gates * Hp * sizeof(real));
-    *kept_scale = scale;
-  }
-  for (int64_t u = skip; u < skip + n_gates * Hp; u += kLanes<real>)
-    store(sums + u, fma(load(sums + u), load(gamma + u), load(bias + u)));
+  const int64_t Hp = work.Hp;
+  const Normal<real> normal(sums + first * Hp, n_gates, work.H, Hp);
+  if (kept) *kept_scale = normal.scale;
+  for (int q = first; q < first + n_gates; ++q)
+    for (int64_t u = 0, at = q * Hp; u < Hp; u += kLanes<real>, at += kLanes<real>) {
+      const Vector<real> x_hat = normal.of(load(sums + at), work.H - u);
+      if (kept) store(kept + at, x_hat);
+      store(sums + at, fma(x_hat, load(gamma + at), load(bias + at)));
+    }
 }
 
 template <typename real>
@@ -73,21 +74,19 @@ void lstm_row(Work<real>& work, int64_t s, int64_t r, const real* pre, real* h_n
     }
   }
   if (layer.zoneout_c > 0) {
-    const uint8_t* stays = layer.random ? work.zoneout_row(work.call.masks.zoneout_c, s, r, work.H) : nullptr;
-    const real p = static_cast<real>(layer.zoneout_c);
-    for (int64_t u = 0; u < work.H; ++u)
-      c[u] = stays ? (stays[u] ? c[u] : c_new[u]) : p * c[u] + (1 - p) * c_new[u];
+    const Zoneout<real> zoneout = work.zoneout_c(s, r);
+    for (int64_t u = 0; u < Hp; u += W) store(c + u, zoneout.of(load(c + u), load(c_new + u), u, work.H));
   } else {
     std::memcpy(c, c_new, Hp * sizeof(real));
   }
   if (layer.norm) {
-    const real scale = normalise(c_new, 1, work.H, Hp);
-    if (kept) {
-      std::memcpy(kept + work.slots.norm_c, c_new, Hp * sizeof(real));
-      kept[work.slots.scales + 3] = scale;
+    const Normal<real> normal(c_new, 1, work.H, Hp);
+    if (kept) kept[work.slots.scales + 3] = normal.scale;
+    for (int64_t u = 0; u < Hp; u += W) {
+      const Vector<real> x_hat = normal.of(load(c_new + u), work.H - u);
+      if (kept) store(kept + work.slots.norm_c + u, x_hat);
+      store(c_new + u, fma(x_hat, load(work.packed.norm_c + u), load(work.packed.norm_c_bias + u)));
     }
-    for (int64_t u = 0; u < Hp; u += W)
-      store(c_new + u, fma(load(c_new + u), load(work.packed.norm_c + u), load(work.packed.norm_c_bias + u)));
   }
   for (int64_t u = 0; u < Hp; u += W) store(h_new + u, load(sums + g_o * Hp + u) * tanh(load(c_new + u)));
 }
@@ -179,10 +178,9 @@ template <typename real>
 void finish_row(Work<real>& work, int64_t s, int64_t r, const real* h_before, real* h_new) {
   const Layer& layer = work.layer;
   if (layer.zoneout_h > 0) {
-    const uint8_t* stays = layer.random ? work.zoneout_row(work.call.masks.zoneout_h, s, r, work.P) : nullptr;
-    const real p = static_cast<real>(layer.zoneout_h);
-    for (int64_t u = 0; u < work.P; ++u)
-      h_new[u] = stays ? (stays[u] ? h_before[u] : h_new[u]) : p * h_before[u] + (1 - p) * h_new[u];
+    const Zoneout<real> zoneout = work.zoneout_h(s, r);
+    for (int64_t u = 0; u < work.Pp; u += kLanes<real>)
+      store(h_new + u, zoneout.of(load(h_before + u), load(h_new + u), u, work.P));
   }
   std::memcpy(work.y_row(s, r), h_new, work.P * sizeof(real));
 }
@@ -191,14 +189,7 @@ template <typename real>
 void step_with_options(Work<real>& work, int64_t s, int64_t n, const real* pre, const real* before, real* after) {
   const Layer& layer = work.layer;
   const int64_t Hp = work.Hp, Pp = work.Pp;
-  for (int64_t r = 0; r < n; ++r) {
-    work.h_rows[r] = before + r * Pp;
-    if (!work.call.masks.recurrent) continue;
-    const real* mask = work.mask_row(s, r);
-    for (int64_t u = 0; u < work.P; ++u) work.h_in[r * Pp + u] = before[r * Pp + u] * mask[u];
-    for (int64_t u = work.P; u < Pp; ++u) work.h_in[r * Pp + u] = 0;
-    work.h_rows[r] = work.h_in + r * Pp;
-  }
+  work.enter_product(s, n, before);
   step_sums(work, s, n, pre);
   for (int64_t r = 0; r < n; ++r) {
     const real* own = pre + r * work.G * Hp;

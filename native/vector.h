@@ -33,6 +33,9 @@ typedef float VectorF __attribute__((vector_size(kVectorBytes)));
 typedef int32_t VectorFI __attribute__((vector_size(kVectorBytes)));
 typedef double VectorD __attribute__((vector_size(kVectorBytes)));
 typedef int64_t VectorDI __attribute__((vector_size(kVectorBytes)));
+// A byte for each lane.
+typedef int8_t VectorFB __attribute__((vector_size(kVectorBytes / 4)));
+typedef int8_t VectorDB __attribute__((vector_size(kVectorBytes / 8)));
 
 template <typename real>
 struct VectorOf;
@@ -41,12 +44,14 @@ template <>
 struct VectorOf<float> {
   using Type = VectorF;
   using Int = VectorFI;
+  using Bytes = VectorFB;
 };
 
 template <>
 struct VectorOf<double> {
   using Type = VectorD;
   using Int = VectorDI;
+  using Bytes = VectorDB;
 };
 
 template <typename real>
@@ -129,12 +134,31 @@ OSTINATO_INLINE VectorD fma(VectorD a, VectorD b, VectorD c) {
 #endif
 }
 
-// The sum of all lanes, in one order.
+// The sum of all lanes, in one order: upper half plus lower half, and again.
+template <typename real, int kBytes = kVectorBytes, typename V>
+OSTINATO_INLINE real sum_of(V v) {
+  if constexpr (kBytes > 16) {
+    typedef real Half __attribute__((vector_size(kBytes / 2)));
+    Half low, high;
+    std::memcpy(&low, &v, sizeof low);
+    std::memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof low, sizeof high);
+    return sum_of<real, kBytes / 2>(low + high);
+  } else if constexpr (sizeof(real) == 4) {
+    return (v[0] + v[2]) + (v[1] + v[3]);
+  } else {
+    return v[0] + v[1];
+  }
+}
+
+// Which of the first n bytes are not 0, as a condition by lane; false behind them.
 template <typename real>
-OSTINATO_INLINE real sum_of(Vector<real> v) {
-  real total = 0;
-  for (int i = 0; i < kLanes<real>; ++i) total += v[i];
-  return total;
+OSTINATO_INLINE typename VectorOf<real>::Int load_flags(const uint8_t* from, int64_t n) {
+  typename VectorOf<real>::Bytes flags = {};
+  if (n >= kLanes<real>)
+    std::memcpy(&flags, from, sizeof flags);
+  else
+    for (int64_t i = 0; i < n; ++i) flags[i] = static_cast<int8_t>(from[i]);
+  return __builtin_convertvector(flags, typename VectorOf<real>::Int) != 0;
 }
 
 template <typename real>
