@@ -5,7 +5,7 @@ import re
 import pytest
 
 from ostinato.errors import InputError
-from ostinato.insight.attention_view import ReadDocument, attention_html
+from ostinato.insight.attention_view import ReadDocument, attention_html, read_documents
 
 DOCUMENT = ReadDocument(
     sentences=[["A", "<b>bold</b>", "claim"], ["then", "'quotes\" & more"]],
@@ -55,3 +55,8 @@ def test_weights_that_do_not_fit_are_refused():
         ReadDocument([["a"]], [0.5, 0.5], [[1.0]])
     with pytest.raises(InputError, match="sentence 0 has 2 words and 1 word_weights"):
         ReadDocument([["a", "b"]], [1.0], [[1.0]])
+
+
+def test_a_classifier_without_documents_is_refused():
+    with pytest.raises(InputError, match="learned from nothing yet; fit"):
+        read_documents(object(), ["a"])

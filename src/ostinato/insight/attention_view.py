@@ -6,9 +6,16 @@ import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+import torch
+
+from ostinato.data.documents import Document, DocumentLimits
 from ostinato.errors import InputError
 from ostinato.insight.report import page_html
+
+if TYPE_CHECKING:
+    from ostinato.tasks.labels.classifier import Classifier
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,58 @@ class ReadDocument:
                 raise InputError(
                     f"ReadDocument: sentence {i} has {len(words)} words and {len(weights)} word_weights"
                 )
+
+
+@torch.no_grad()
+def read_documents(
+    classifier: Classifier, documents: Sequence[Document], actual: Sequence[str] | None = None
+) -> list[ReadDocument]:
+    """What a fitted `Classifier(hierarchy=True)` says about documents, and where it looked.
+
+    With several networks the weights are the mean of theirs. A linear model over n-grams, where it takes part
+    in the answer, has no place to show: the weights are the networks' alone.
+
+    Args:
+        documents: as for `predict`.
+        actual: the right classes, to be shown beside.
+
+    Raises:
+        InputError: a classifier that has not learned from documents, or another number of classes than of
+            documents.
+    """
+    kind = getattr(classifier, "kind_", None)
+    if kind != "documents":
+        raise InputError(
+            f"read_documents: the classifier has learned from {kind or 'nothing yet'}; fit "
+            "Classifier(hierarchy=True) first"
+        )
+    if actual is not None and len(actual) != len(documents):
+        raise InputError(f"read_documents: {len(actual)} classes in actual for {len(documents)} documents")
+    preparation: Any = classifier.preparation_
+    ensemble: Any = classifier.network_
+    networks = [getattr(member, "network", member) for member in ensemble.members]
+    encoded = preparation.encode(documents)
+    probabilities = classifier.predict_proba(documents)
+    read = []
+    for i, document in enumerate(documents):
+        batch = encoded.batch([i]).to(next(ensemble.parameters()).device)
+        said = [network.attend(batch) for network in networks]
+        words = torch.stack([one.words for one in said]).mean(0).tolist()
+        shares = torch.stack([one.sentences for one in said]).mean(0)[0].tolist()
+        sentences, _ = DocumentLimits().words_of(preparation.tokens, document)
+        best = int(probabilities[i].argmax())
+        read.append(
+            ReadDocument(
+                sentences,
+                shares[: len(sentences)],
+                [row[: len(one)] for row, one in zip(words, sentences, strict=False)],
+                title=f"Document {i + 1}",
+                said=str(classifier.classes_[best]),
+                probability=float(probabilities[i, best]),
+                actual=None if actual is None else str(actual[i]),
+            )
+        )
+    return read
 
 
 def attention_html(documents: Sequence[ReadDocument], title: str = "Where the network looked") -> str:
