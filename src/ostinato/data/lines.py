@@ -129,11 +129,11 @@ class TextFile:
                 text = decoder.decode(block, final=not block)
                 yield text.encode("utf-8")  # a surrogate alone, as UTF-16 can hold it, is refused here
             except UnicodeError as error:
-                at = max(getattr(error, "start", 0) - pending, 0)
+                at = getattr(error, "start", 0) - pending  # counts from the bytes kept of the last block
                 raise DataError(
                     f"byte {done + at} is not {self.encoding}; {encoding_cure(head, self.encoding)}",
                     path=self.path,
-                    line=line + block[:at].count(b"\n"),
+                    line=line + block[: max(at, 0)].count(b"\n"),
                 ) from None
             if not block:
                 return
