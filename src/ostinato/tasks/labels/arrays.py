@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -42,6 +42,8 @@ class ArrayInputs:
         scaling: of the 3·D numbers of a step.
     """
 
+    folds: ClassVar[bool] = True
+
     width: int
     stride: int
     scaling: Scaling
@@ -69,7 +71,7 @@ class ArrayInputs:
         }
 
     @classmethod
-    def fit(cls, learned: Examples, settings: Any) -> Self:
+    def fit(cls, learned: Examples, settings: Any, names: Sequence[str]) -> Self:
         """From the training part.
 
         Raises:

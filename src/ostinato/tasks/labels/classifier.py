@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -14,18 +14,22 @@ from numpy.typing import NDArray
 
 from ostinato.data.examples import Examples
 from ostinato.errors import DataError, InputError
+from ostinato.layers.options import check_choice
+from ostinato.models.encoder import CELLS
 from ostinato.tasks.labels.baselines import Regression, cross_predicted
 from ostinato.tasks.labels.calibration import Calibration
-from ostinato.tasks.labels.ensemble import Ensemble
+from ostinato.tasks.labels.ensemble import Ensemble, chunks
 from ostinato.tasks.labels.estimator import LabelEstimator
 from ostinato.tasks.labels.inputs import Inputs, Labelled
 from ostinato.tasks.labels.kinds import inputs_class, kind_of
+from ostinato.tasks.labels.linear_part import blend_linear, fit_linear
 from ostinato.tasks.labels.reading import label_type
 from ostinato.tasks.labels.scores import class_scores, need_sklearn, probability_scores
 from ostinato.tasks.labels.splitting import Encoded, Held, Rows, fold_out
 
 MAJORITY = "majority"
 FOLDS = 5
+TREE_CELLS = ("nary", "child_sum")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -49,6 +53,7 @@ class Classifier(LabelEstimator):
 
     kind: ClassVar[str] = "classifier"
     _inputs: ClassVar[tuple[str, ...]] = ("text", "letters", "arrays", "trees")
+    _cells: ClassVar[tuple[str, ...]] = (*CELLS, *TREE_CELLS)
     _estimator_type: ClassVar[str] = "classifier"
 
     members: int | None = None
@@ -119,6 +124,15 @@ class Classifier(LabelEstimator):
             data, y, reading, valid=valid, test=test, out=out, resume=resume, started_s=started_s
         )
 
+    def _check_cell(self) -> None:
+        if not self.tree:
+            super()._check_cell()
+            return
+        if self.cell is not None:
+            check_choice("Classifier", "cell", self.cell, TREE_CELLS)
+        if self.num_layers not in (None, 1):
+            raise InputError(f"num_layers={self.num_layers}: a Tree-LSTM has one layer; leave it out")
+
     def _check_examples(self, examples: Examples, name: str) -> Examples:
         labels = examples.labels
         if labels is None:
@@ -146,7 +160,7 @@ class Classifier(LabelEstimator):
                     f"{name}={getattr(self, name)!r} is about words, and the data hold {self.kind_}"
                 )
         if valid is not None:
-            self._note_unknown(valid, "the validation part", self.notes_)
+            self.notes_ += self._unknown(valid, "the validation part")
 
     @property
     def classes_(self) -> NDArray[Any]:
@@ -170,13 +184,13 @@ class Classifier(LabelEstimator):
     def _hold_out(self, data: Examples) -> Held:
         s = self.settings_
         assert s.members is not None
-        if s.members == 1:
+        if s.members == 1 or not inputs_class(self.kind_).folds:
             return super()._hold_out(data)
         count = max(s.members, FOLDS)
         return fold_out(len(data), s.members, count, s.seed, self._strata(data))
 
     def _fit_preparation(self, learned: Examples) -> None:
-        self.preparation_: Inputs = inputs_class(self.kind_).fit(learned, self.settings_)
+        self.preparation_: Inputs = inputs_class(self.kind_).fit(learned, self.settings_, self._names_)
 
     def _fit_baselines(self, learned: Examples, folds: Rows | None, left_s: float | None) -> None:
         s = self.settings_
@@ -192,13 +206,25 @@ class Classifier(LabelEstimator):
         codes = None
         if examples.labels is not None:
             codes = np.array([numbers.get(label, -1) for label in examples.labels], np.int64)
-        return Labelled(self.preparation_.encode(examples.inputs), codes, folds)
+        encoded = Labelled(self.preparation_.encode(examples.inputs), codes, folds)
+        self.notes_ += [note for note in encoded.notes if note not in self.notes_]
+        return encoded
 
     def _build(self) -> Ensemble:
         s = self.settings_
         assert s.members is not None
         K = len(self._names_)
         return Ensemble([self.preparation_.build(K, s) for _ in range(s.members)])
+
+    def _begin(self, inputs: Encoded, checks: Encoded, left_s: float | None) -> None:
+        assert isinstance(inputs, Labelled)
+        assert isinstance(checks, Labelled)
+        fit_linear(self._ensemble, inputs, checks, left_s)
+
+    @property
+    def _ensemble(self) -> Ensemble:
+        network: Ensemble = self.network_  # type: ignore[assignment]
+        return network
 
     # --------------------------------------------------------------------------------------- validation
 
@@ -220,7 +246,7 @@ class Classifier(LabelEstimator):
     def _raw_probabilities(self, encoded: Labelled) -> NDArray[np.float64]:
         """(N, K), not calibrated: the mean over the members; of folded examples what that member says which
         has not learned from them."""
-        network: Ensemble = self.network_  # type: ignore[assignment]
+        network = self._ensemble
         was_training = network.training
         network.eval()
         device = next(network.parameters()).device
@@ -228,7 +254,7 @@ class Classifier(LabelEstimator):
         result = np.empty((N, K))
         lengths = encoded.lengths
         order = np.argsort(lengths, kind="stable")
-        for rows in _chunks(order, lengths):
+        for rows in chunks(order, lengths):
             batch = encoded.inputs.batch(rows).to(device)
             each = torch.softmax(network(batch).double(), dim=2).cpu().numpy()
             if encoded.folds is None:
@@ -242,6 +268,12 @@ class Classifier(LabelEstimator):
     def _finish(self, checks: Encoded) -> None:
         assert isinstance(checks, Labelled)
         assert checks.codes is not None
+        scales = blend_linear(self._ensemble, checks)
+        if scales is not None:
+            self.notes_.append(
+                f"the answer weighs the network by {scales[0]:.2f} and a linear model over n-grams by "
+                f"{scales[1]:.2f}, as held-out examples speak for them"
+            )
         usable = np.flatnonzero((checks.codes >= 0) & (checks.lengths > 0))
         probabilities = self._raw_probabilities(checks)
         self.calibration_ = Calibration.fit(probabilities[usable], checks.codes[usable])
@@ -259,7 +291,7 @@ class Classifier(LabelEstimator):
         said = [self._names_[i] for i in probabilities.argmax(axis=1)]
         model = {**class_scores(labels, said), **probability_scores(encoded.codes, probabilities)}
         if notes is not None:
-            self._note_unknown(examples, "the data", notes)
+            notes += self._unknown(examples, "the data")
         likeliest = self._names_[int(self.shares_.argmax())]
         if encoded.folds is not None and self._cross_predicted is not None:
             regression = self._cross_predicted
@@ -273,15 +305,18 @@ class Classifier(LabelEstimator):
             },
         }
 
-    def _note_unknown(self, examples: Examples, where: str, notes: list[str]) -> None:
-        unknown = Counter(label for label in examples.labels or () if label not in set(self._names_))
-        if unknown:
-            named = ", ".join(f"{label!r} ({n})" for label, n in unknown.most_common(5))
-            more = "" if len(unknown) <= 5 else f" and {len(unknown) - 5} more"
-            notes.append(
-                f"{sum(unknown.values())} examples of {where} are of classes that the training part does not "
-                f"have: {named}{more}; they count as wrong answers and are left out of log_loss"
-            )
+    def _unknown(self, examples: Examples, where: str) -> list[str]:
+        """A note about classes that training did not have, if there are such."""
+        known = set(self._names_)
+        unknown = Counter(label for label in examples.labels or () if label not in known)
+        if not unknown:
+            return []
+        named = ", ".join(f"{label!r} ({n})" for label, n in unknown.most_common(5))
+        more = "" if len(unknown) <= 5 else f" and {len(unknown) - 5} more"
+        return [
+            f"{sum(unknown.values())} examples of {where} are of classes that the training part does not "
+            f"have: {named}{more}; they count as wrong answers and are left out of log_loss"
+        ]
 
     # ---------------------------------------------------------------------------------------- predict
 
@@ -295,7 +330,7 @@ class Classifier(LabelEstimator):
         examples = self._given(data)
         self._require_kind(examples)
         self.notes_ = list(examples.notes)
-        encoded = Labelled(self.preparation_.encode(examples.inputs))
+        encoded = self._encode(replace(examples, labels=None))
         empty = int((encoded.lengths == 0).sum())
         if empty:
             self.notes_.append(f"{empty} empty sequences were answered by the shares of the classes")
@@ -348,14 +383,3 @@ class Classifier(LabelEstimator):
 
     def _take_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
         self.regression_ = Regression.from_json(self._stored_baseline, tensors)
-
-
-def _chunks(order: NDArray[np.intp], lengths: NDArray[np.int64]) -> list[NDArray[np.intp]]:
-    """Rows of similar length, few enough at a time for the memory."""
-    chunks, first = [], 0
-    while first < len(order):
-        longest = max(int(lengths[order[min(first + 255, len(order) - 1)]]), 1)
-        size = int(np.clip((1 << 16) // longest, 1, 256))
-        chunks.append(order[first : first + size])
-        first += size
-    return chunks

@@ -17,7 +17,7 @@ from torch import nn
 from ostinato.data.examples import Examples
 from ostinato.errors import InputError
 from ostinato.layers.arguments import check_sizes
-from ostinato.models.encoder import check_cell
+from ostinato.models.encoder import CELLS, check_cell
 from ostinato.tasks.base import Estimator
 from ostinato.tasks.labels import storage
 from ostinato.tasks.labels.fitting import Training
@@ -53,6 +53,8 @@ class LabelEstimator(Estimator):
     kind: ClassVar[str]
     _inputs: ClassVar[tuple[str, ...]]
     """Kinds of examples that the estimator learns from."""
+    _cells: ClassVar[tuple[str, ...]] = tuple(CELLS)
+    """Names of cells that a stored run may have."""
 
     cell: Any = None
     """rnn, lstm, gru, mingru, minlstm, rglru, or a `Cell` class built by (input_size, hidden_size)."""
@@ -154,12 +156,15 @@ class LabelEstimator(Estimator):
             raise InputError(f"dropout is {settings.dropout!r}, expected a number from 0 to below 1")
         if not 0 < settings.held_out < 1:
             raise InputError(f"held_out is {settings.held_out!r}, expected a fraction between 0 and 1")
-        if settings.cell is not None:
-            check_cell(settings.cell, settings.hidden_size or 8, settings.num_layers or 1)
+        settings._check_cell()
         given = ("epochs", "max_time_s", "learning_rate", "weight_decay", "seed")
         budgets = {n: v for n in given if (v := getattr(settings, n)) is not None}
         TrainingSettings(**budgets, patience_validations=settings.patience)
         return settings
+
+    def _check_cell(self) -> None:
+        if self.cell is not None:
+            check_cell(self.cell, self.hidden_size or 8, self.num_layers or 1)
 
     def _learn(
         self,
@@ -257,10 +262,7 @@ class LabelEstimator(Estimator):
         scores = {"part": "validation", **self._scores(checked, checks)}
         if test is None:
             return scores
-        notes: list[str] = []
-        scored = self._scores(test, self._encode(test), notes)
-        self.notes_ += notes
-        return {"part": "test", **scored, "validation": scores}
+        return {"part": "test", **self._scores(test, self._encode(test), self.notes_), "validation": scores}
 
     def _forget(self) -> None:
         for name in [name for name in vars(self) if name.endswith("_") and not name.startswith("_")]:
@@ -278,10 +280,8 @@ class LabelEstimator(Estimator):
             InputError: the data have no answers, or other inputs than the training data.
         """
         examples = self._given(data, y, "data")
-        notes = list(examples.notes)
-        scores = self._scores(examples, self._encode(examples), notes)
-        self.notes_ = notes
-        return scores
+        self.notes_ = list(examples.notes)
+        return self._scores(examples, self._encode(examples), self.notes_)
 
     def _given(self, data: Any, y: Any = None, name: str | None = None) -> Examples:
         """Data read as in `fit`; with answers, checked as in `fit`, where `name` is given."""
@@ -372,7 +372,7 @@ class LabelEstimator(Estimator):
 
     @abstractmethod
     def _scores(self, examples: Examples, encoded: Encoded, notes: list[str] | None = None) -> dict[str, Any]:
-        """{"model": …, "baselines": …}; `notes` takes what was peculiar about the examples."""
+        """{"model": …, "baselines": …}; `notes` takes what is peculiar about the answers."""
 
     @abstractmethod
     def _to_json(self) -> dict[str, Any]:

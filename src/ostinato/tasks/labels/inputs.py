@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -17,7 +17,12 @@ from ostinato.types import Batch
 
 
 class Inputs(Protocol):
-    """One kind of input of a classifier: its numbers, its network, its sizes."""
+    """One kind of input of a classifier: its numbers, its network, its sizes.
+
+    `folds` says whether each member of an ensemble may be trained without other examples.
+    """
+
+    folds: ClassVar[bool]
 
     @classmethod
     def choose(cls, data: Examples, settings: Any) -> dict[str, Any]:
@@ -25,8 +30,8 @@ class Inputs(Protocol):
         ...
 
     @classmethod
-    def fit(cls, learned: Examples, settings: Any) -> Self:
-        """From what is learned from."""
+    def fit(cls, learned: Examples, settings: Any, names: Sequence[str]) -> Self:
+        """From what is learned from; `names` are the classes."""
         ...
 
     def encode(self, inputs: Sequence[Any]) -> Encoded:
@@ -68,6 +73,11 @@ class Labelled:
     def lengths(self) -> NDArray[np.int64]:
         """(N,)."""
         return np.asarray(self.inputs.lengths)
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What was peculiar about the inputs."""
+        return getattr(self.inputs, "notes", ())
 
     def batch(self, rows: Any) -> Batch:
         """The batch of the inputs, and `y` (B,) and `fold` (B,) where they are known."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -31,6 +31,8 @@ class LetterInputs:
         places: the length that all rows of the training part have, up to 1,024; else 0.
     """
 
+    folds: ClassVar[bool] = True
+
     alphabet: str
     places: int
 
@@ -54,7 +56,7 @@ class LetterInputs:
         }
 
     @classmethod
-    def fit(cls, learned: Examples, settings: Any) -> Self:
+    def fit(cls, learned: Examples, settings: Any, names: Sequence[str]) -> Self:
         """Count the letters of the training part.
 
         Raises:

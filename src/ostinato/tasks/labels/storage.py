@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ostinato.config import NONE, from_toml, to_toml
 from ostinato.errors import InputError, RunFolderError
-from ostinato.models.encoder import CELLS
 from ostinato.training.history import History, read_history
 from ostinato.training.run_folder import RunFolder
 
@@ -56,11 +55,11 @@ def read(cls: type[E], run: RunFolder, cells: Sequence[type] = ()) -> E:
         RunFolderError: the files do not fit each other; InputError: a cell of the user's own is missing.
     """
     estimator = from_toml(cls, run.read_text("config.toml"), str(Path(run.path) / "config.toml"))
-    estimator.cell = _cell(estimator.cell, cells, run)
+    estimator.cell = _cell(estimator.cell, cells, cls._cells, run)
     stored = run.read_json(_FIT)
     try:
         settings = replace(estimator, **stored["chosen"])
-        settings.cell = _cell(settings.cell, cells, run)
+        settings.cell = _cell(settings.cell, cells, cls._cells, run)
         estimator.settings_ = settings
         estimator.reading_, estimator.notes_ = dict(stored["reading"]), list(stored["notes"])
         estimator._from_json({name: run.read_json(f"preparation/{name}.json") for name in stored["files"]})
@@ -115,13 +114,13 @@ def _as_config(estimator: LabelEstimator) -> LabelEstimator:
     return type(estimator)(**plain)
 
 
-def _cell(name: Any, cells: Sequence[type], run: RunFolder) -> Any:
+def _cell(name: Any, cells: Sequence[type], known: Sequence[str], run: RunFolder) -> Any:
     own = {cell.__name__: cell for cell in cells}
     if name in own:
         return own[name]
     if name in (None, NONE):
         return None
-    if name in CELLS:
+    if name in known:
         return name
     raise InputError(
         f"{run.path}: the run uses the cell {name!r}, which is not part of ostinato; pass its class: "

@@ -1,0 +1,110 @@
+"""Documents as a classifier reads them: sentences of words for a hierarchical network, n-grams beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from torch import nn
+
+from ostinato.data.documents import DocumentLimits, encode_documents
+from ostinato.data.examples import Examples
+from ostinato.data.ngrams import NgramFeatures
+from ostinato.data.token_encoding import TokenPreparation
+from ostinato.models.hierarchical import HierarchicalClassifier
+from ostinato.models.wide import WideAndDeep
+from ostinato.tasks.labels.inputs import how_many
+from ostinato.tasks.labels.texts import (
+    RARE_TEXTS,
+    TOKEN_CHARACTERS,
+    EncodedTexts,
+    fit_tokens,
+    prepare_tokens,
+    text_batch_size,
+)
+
+SPEED_HZ = 20_000.0
+USUAL_S = 240.0
+
+
+@dataclass(frozen=True)
+class DocumentInputs:
+    """Documents to sentences of tokens, and to weighted n-grams.
+
+    Attributes:
+        tokens: of the network.
+        ngrams: of the linear model beside it.
+    """
+
+    folds: ClassVar[bool] = True
+
+    tokens: TokenPreparation
+    ngrams: NgramFeatures
+
+    @classmethod
+    def choose(cls, data: Examples, settings: Any) -> dict[str, Any]:
+        """Parameters by the amount of data and, where it is limited, of time."""
+        N = len(data)
+        epochs = int(np.clip(round(10 * (3000 / max(N, 1)) ** 0.5), 3, 30))
+        step = max(1, N // 1000)
+        looked = [len(data.inputs[i]) for i in range(0, N, step)]
+        tokens = float(np.mean(looked)) * N / TOKEN_CHARACTERS
+        passes = how_many(tokens * epochs, settings.max_time_s, speed_hz=SPEED_HZ, usual_s=USUAL_S)
+        return {
+            "cell": "gru",
+            "hidden_size": 64,
+            "num_layers": 1,
+            "dropout": 0.3,
+            "epochs": epochs,
+            "batch_size": text_batch_size(N, tokens),
+            "learning_rate": 2e-3,
+            "weight_decay": 1e-2,
+            "members": int(np.clip(passes, 1, 3)),
+            "unit": "word",
+        }
+
+    @classmethod
+    def fit(cls, learned: Examples, settings: Any, names: Sequence[str]) -> Self:
+        """Count the words and n-grams of the training part.
+
+        Raises:
+            InputError: no document has a word; DataError: a file of word vectors that cannot be used.
+        """
+        few = len(learned) < RARE_TEXTS
+        tokens = fit_tokens(learned.inputs, learned, settings)
+        return cls(tokens, NgramFeatures.fit(learned.inputs, min_documents=1 if few else 2))
+
+    def encode(self, inputs: Sequence[str]) -> EncodedTexts:
+        """Ready for batches."""
+        documents = encode_documents(self.tokens, inputs, DocumentLimits())
+        notes = []
+        if documents.shortened:
+            notes = [
+                f"{documents.shortened} documents of more than {DocumentLimits().max_sentences} sentences: "
+                "the network read the first and the last half of so many"
+            ]
+        return EncodedTexts(documents, self.ngrams.encode(inputs), notes)
+
+    def build(self, output_size: int, settings: Any) -> nn.Module:
+        """A `HierarchicalClassifier`, with a linear model over n-grams beside it."""
+        network = HierarchicalClassifier(
+            self.tokens.sizes,
+            output_size,
+            cell=settings.cell,
+            hidden_size=settings.hidden_size,
+            num_layers=settings.num_layers,
+            dropout=settings.dropout,
+        )
+        prepare_tokens(network.tokens, self.tokens)
+        return WideAndDeep(network, max(len(self.ngrams), 1), output_size)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"tokens": self.tokens.to_json(), "ngrams": self.ngrams.to_json()}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        return cls(TokenPreparation.from_json(stored["tokens"]), NgramFeatures.from_json(stored["ngrams"]))

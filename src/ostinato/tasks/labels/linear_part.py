@@ -1,0 +1,70 @@
+"""The linear model over n-grams beside a network: solved before training, weighed against it afterwards."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ostinato.models.blending import fit_scales
+from ostinato.models.wide import WideAndDeep
+from ostinato.tasks.labels.ensemble import Ensemble, chunks
+from ostinato.tasks.labels.inputs import Labelled
+
+SHARE = 0.15  # of the time that is left, for the linear models of all members
+USUAL_S = 60.0
+
+
+def fit_linear(network: Ensemble, inputs: Labelled, checks: Labelled, left_s: float | None) -> None:
+    """Solve for the linear model of each member that has one, on what that member learns from."""
+    wides = [member for member in network.members if isinstance(member, WideAndDeep)]
+    if not wides:
+        return
+    assert inputs.codes is not None
+    assert checks.codes is not None
+    limit_s = (USUAL_S if left_s is None else SHARE * left_s) / len(wides)
+    for m, member in enumerate(wides):
+        if inputs.folds is None:
+            learned, apart, source = np.arange(len(inputs)), np.flatnonzero(checks.codes >= 0), checks
+        else:
+            learned, apart = np.flatnonzero(inputs.folds != m), np.flatnonzero(inputs.folds == m)
+            source = inputs
+        assert source.codes is not None
+        member.wide.fit(
+            inputs.inputs.ngrams.batch(learned),  # type: ignore[attr-defined]
+            torch.from_numpy(inputs.codes[learned]),
+            checks=source.inputs.ngrams.batch(apart),  # type: ignore[attr-defined]
+            checks_y=torch.from_numpy(source.codes[apart]),
+            max_time_s=limit_s,
+        )
+
+
+@torch.no_grad()
+def blend_linear(network: Ensemble, checks: Labelled) -> list[float] | None:
+    """Weigh networks and linear models by what they say about held-out examples.
+
+    Returns:
+        the two scales, of the network and of the linear model; None where there is no linear model.
+    """
+    wides = [member for member in network.members if isinstance(member, WideAndDeep)]
+    assert checks.codes is not None
+    usable = np.flatnonzero((checks.codes >= 0) & (checks.lengths > 0))
+    if not wides or not len(usable):
+        return None
+    network.eval()
+    device = next(network.parameters()).device
+    K = wides[0].wide.bias.shape[0]
+    said = torch.zeros(2, len(checks), K)
+    order = usable[np.argsort(checks.lengths[usable], kind="stable")]
+    for rows in chunks(order, checks.lengths):
+        batch = checks.inputs.batch(rows).to(device)
+        # One axis for the members, one for the two of each.
+        parts = torch.stack([torch.stack(member.parts(batch)) for member in wides]).cpu()
+        if checks.folds is None:
+            said[:, rows] = parts.mean(0)
+        else:
+            own = torch.from_numpy(checks.folds[rows])
+            said[:, rows] = parts[own, :, torch.arange(len(rows))].transpose(0, 1)
+    scales = fit_scales(list(said[:, usable]), torch.from_numpy(checks.codes[usable]))
+    for member in wides:
+        member.scales.copy_(scales)
+    return [float(scale) for scale in scales]
