@@ -138,8 +138,8 @@ def read_conll(path: str | Path, spec: LabelledSpec) -> Examples:
     in small letters, the token is `form` and the tag is `upos`.
 
     In plain columns every row is a token, also `#` and `1-1`; a line that starts with `#`, at the start of a
-    sentence and without the columns of the file, is a comment. An empty token is read as `_`. Comments of
-    CoNLL-U, ranges and empty nodes are passed over; `tagged_lines` writes them back.
+    sentence and without the columns of the file, is a comment. An empty token or tag is read as `_`.
+    Comments of CoNLL-U, ranges and empty nodes are passed over; `tagged_lines` writes them back.
 
     Raises:
         DataError: rows of unequal width (line and both counts), columns that there are not, an id of CoNLL-U
@@ -159,7 +159,9 @@ def read_conll(path: str | Path, spec: LabelledSpec) -> Examples:
         tokens = [source.known(fields[text] or "_") for fields in words]
         found.add("empty tokens, read as _", span.line, sum(not fields[text] for fields in words))
         columns = {source.names[i]: tuple(source.known(fields[i]) for fields in words) for i in further}
-        tags = None if tag is None else tuple(source.known(fields[tag]) for fields in words)
+        tags = None if tag is None else tuple(source.known(fields[tag] or "_") for fields in words)
+        if tag is not None:
+            found.add("empty tags, read as _", span.line, sum(not fields[tag] for fields in words))
         return Row(Sentence(tuple(tokens), columns), None, tags)
 
     collector.has_tags = tag is not None

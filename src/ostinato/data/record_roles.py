@@ -107,6 +107,8 @@ def find_roles(spec: LabelledSpec, source: Named, kind: str, first: Sequence[Any
             return _wide(spec, source, label)
     taken = {index for index in (label, tags) if index is not None}
     wanted = spec.text
+    if wanted is not None and not spec.needs_labels and len(source.names) == 1:
+        wanted = 0 if not spec.header else wanted  # bare inputs, where training had a column of labels too
     text = _input_column(source, kind, taken) if wanted is None else resolve(source, wanted, "text")
     if text in taken:
         raise source.error(f"text: column {source.names[text]!r} is also the label; name another one")
