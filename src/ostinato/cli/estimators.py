@@ -201,13 +201,25 @@ def predict(
     elif kind == "classifier":
         output.check_table_name(out)
         estimator = _load(run, seed=seed, device=device)
-        result = output.Table("labels", estimator.predict_table(data))
+        result = output.Table("labels", _label_columns(estimator, data))
     else:
         estimator = _load(run, seed=seed, device=device)
-        result = output.Lines("sentences", *estimator.annotate(data))
+        said = estimator.annotate(data)
+        result = output.Lines("sentences", said.text, said.values, said.files)
     if out is not None:
         result.write(out)
     return result, [str(note) for note in estimator.notes_]
+
+
+def _label_columns(estimator: Any, data: Path) -> dict[str, list[Any]]:
+    """The most probable class of each row, its probability, and those of all classes."""
+    shares = estimator.predict_proba(data)
+    names = [str(name) for name in estimator.classes_.tolist()]
+    best = shares.argmax(axis=1).tolist()
+    columns = {"label": [names[i] for i in best], "probability": shares.max(axis=1).tolist()}
+    for i, name in enumerate(names):
+        columns[f"p({name})" if name in ("label", "probability") else name] = shares[:, i].tolist()
+    return columns
 
 
 def _checked_kind(run: Path, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -7,8 +7,9 @@ import csv
 import io
 import json
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -114,11 +115,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Lines:
-    """What `predict` says in the form of the file that it read: its text, its rows as plain values."""
+    """What `predict` says in the form of the file that it read: its text, or that of the files of a folder;
+    and its rows as plain values."""
 
     name: str
     text: str
     values: Sequence[Any]
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -134,8 +137,24 @@ class Lines:
         stream.write(self.text)
 
     def write(self, path: Path) -> None:
-        """All of it or nothing, in UTF-8."""
-        write_bytes_atomically(path, self.text.encode("utf-8"))
+        """All of it or nothing, in UTF-8.
+
+        Raises:
+            InputError: a folder is to be written where something stands already.
+        """
+        if not self.files:
+            write_bytes_atomically(path, self.text.encode("utf-8"))
+            return
+        if path.exists():
+            raise InputError(
+                f"--out {path}: exists already; the result is a folder, choose a new name for it"
+            )
+        with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=f".{path.name}-") as folder:
+            made = Path(folder) / path.name
+            made.mkdir()
+            for name, text in self.files.items():
+                write_bytes_atomically(made / name, text.encode("utf-8"))
+            made.rename(path)
 
 
 TABLES = (".csv", ".parquet", ".jsonl")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import chain
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -20,13 +19,15 @@ from ostinato.layers.options import check_choice
 from ostinato.models.tagger import OUTPUTS, JointTagger, TaggerNetwork
 from ostinato.tasks.labels.calibration import Calibration
 from ostinato.tasks.labels.estimator import LabelEstimator
+from ostinato.tasks.labels.reading import read_examples
 from ostinato.tasks.labels.scores import need_sklearn
-from ostinato.tasks.labels.spans import TagSpelling
 from ostinato.tasks.labels.splitting import Encoded, Rows
+from ostinato.tasks.labels.tagger_answers import Answers
 from ostinato.tasks.labels.tagger_baselines import MostFrequentTag
 from ostinato.tasks.labels.tagger_decoding import Said, say
-from ostinato.tasks.labels.tagger_inputs import Sentences, TaggedTokens, choose_columns, cut
-from ostinato.tasks.labels.tagger_scores import exact_match, label_scores, tag_scores, unknown_note
+from ostinato.tasks.labels.tagger_inputs import Sentences, TaggedTokens, choose_columns
+from ostinato.tasks.labels.tagger_scores import exact_match, label_scores, tag_scores
+from ostinato.tasks.labels.tagger_writing import Annotation, annotate, is_columns
 
 BLOCK = 4096  # sentences whose numbers and answers are in memory at once
 CALIBRATED = 20_000  # tokens that the temperature is fitted to, at most
@@ -137,44 +138,31 @@ class Tagger(LabelEstimator):
         return examples
 
     def _learn_answers(self, data: Examples, valid: Examples | None) -> None:
-        assert data.tags is not None
-        counts = Counter(chain.from_iterable(data.tags))
-        if len(counts) < 2:
-            raise InputError(
-                f"label: {data.source or 'the data'} has {len(counts)} different tag"
-                f"{'' if len(counts) == 1 else 's'}{''.join(map(repr, counts))}; a tagger needs two or more"
-            )
-        self.known_ = sorted(counts)
-        self.spelling_ = TagSpelling.infer(data.tags, learn_ends=self.learn_ends)
-        # A span that is cut between two stretches of a long sentence has other ends there.
-        stretches = (row[one.first : one.stop] for row in data.tags for one in cut(0, len(row)))
-        self._set_tags(sorted({tag for row in stretches for tag in self.spelling_.to_learned(row)}))
-        self.labels_ = self._learn_labels(data)
+        self.answers_ = Answers.fit(data, joint=self.joint, learn_ends=self.learn_ends)
+        found = set(data.labels or ())
+        if len(found) == 1 and self.joint is None:
+            self.notes_.append(f"every sentence has the label {found.pop()!r}, which is not learned")
         if valid is not None:
-            self.notes_ += [f"validation part: {note}" for note in self._unknown(valid)]
+            self.notes_ += [f"validation part: {note}" for note in self.answers_.unknown(valid)]
 
-    def _set_tags(self, learned: Sequence[str]) -> None:
-        self.learned_ = list(learned)
-        self.classes_, self._merged = self.spelling_.merged(self.learned_)
-        self._numbers = {tag: number for number, tag in enumerate(self.learned_)}
+    @property
+    def classes_(self) -> list[str]:
+        """The tags, sorted: the columns of `predict_proba`."""
+        answers: Answers = self._require_fitted("answers_")
+        return answers.tags
 
-    def _learn_labels(self, data: Examples) -> list[str]:
-        found = sorted(set(data.labels or ()))
-        if self.joint and len(found) < 2:
-            raise InputError(
-                f"joint=True: {data.source or 'the data'} has {len(found)} different labels of sentences, "
-                "expected two or more; name their column, or leave joint out"
-            )
-        if self.joint is None and len(found) == 1:
-            self.notes_.append(f"every sentence has the label {found[0]!r}, which is not learned")
-        return found if self.joint is not False and len(found) > 1 else []
+    @property
+    def labels_(self) -> list[str]:
+        """The labels of sentences, sorted: the columns of `predict_label_proba`; empty for tags alone."""
+        answers: Answers = self._require_fitted("answers_")
+        return list(answers.labels)
 
     def _choose(self, data: Examples) -> dict[str, Any]:
         return {
             "cell": "lstm", "hidden_size": 200, "num_layers": 1, "dropout": 0.4, "epochs": 20,
             "max_time_s": 480.0, "patience": 8, "batch_size": 32, "learning_rate": 3e-3, "weight_decay": 0.01,
-            "joint": bool(self.labels_), "decoder": "crf" if self.spelling_.has_spans else "softmax",
-            "word_size": 100,
+            "decoder": "crf" if self.answers_.spelling.has_spans else "softmax", "word_size": 100,
+            "joint": bool(self.answers_.labels),
         }  # fmt: skip
 
     def _strata(self, data: Examples) -> Sequence[str] | None:
@@ -193,25 +181,22 @@ class Tagger(LabelEstimator):
             from ostinato.data.word_vectors import WordVectors
 
             vectors = WordVectors(self.vectors)
+        # Further files need to have no other columns.
+        self.reading_["columns"] = [int(name) if name.isdigit() else name for name in self.columns_]
         self.preparation_ = TokenPreparation.fit(sentences, columns=self.columns_, vectors=vectors)
 
     def _encode(self, examples: Examples, folds: Rows | None = None) -> TaggedTokens:
         encoded = TaggedTokens(examples, self.preparation_)
         if examples.tags is not None:
-            encoded.set_tags(examples.tags, self._tag_numbers)
-        if self.labels_ and examples.labels is not None:
-            numbers = {label: number for number, label in enumerate(self.labels_)}
-            encoded.set_labels([numbers.get(label, 0) for label in examples.labels])
+            encoded.set_tags(examples.tags, self.answers_.tag_numbers)
+        if self.answers_.labels and examples.labels is not None:
+            encoded.set_labels(self.answers_.label_numbers(examples.labels))
         return encoded
-
-    def _tag_numbers(self, tags: Sequence[str]) -> list[int]:
-        """Learned tags by number; 0 for those that training did not have, which nothing is learned from."""
-        return [self._numbers.get(tag, 0) for tag in self.spelling_.to_learned(tags)]
 
     def _build(self) -> nn.Module:
         s = self.settings_
         options: dict[str, Any] = {
-            "scheme": self.spelling_.learned if s.decoder == "crf" else "none",
+            "scheme": self.answers_.spelling.learned if s.decoder == "crf" else "none",
             "output": s.decoder,
             "tokens": {"word_size": s.word_size},
             "cell": s.cell,
@@ -221,9 +206,9 @@ class Tagger(LabelEstimator):
         }
         sizes = self.preparation_.sizes
         network = (
-            JointTagger(sizes, self.learned_, len(self.labels_), **options)
-            if self.labels_
-            else TaggerNetwork(sizes, self.learned_, **options)
+            JointTagger(sizes, self.answers_.learned, len(self.answers_.labels), **options)
+            if self.answers_.labels
+            else TaggerNetwork(sizes, self.answers_.learned, **options)
         )
         network.tokens.set_word_counts(self.preparation_.word_counts)
         if self.preparation_.vectors is not None:
@@ -233,9 +218,9 @@ class Tagger(LabelEstimator):
     def _validate(self, checks: Encoded) -> dict[str, float]:
         checks = _tagged(checks)
         said = self._say(checks)
-        scores = self._scores_of(checks.examples, self._tags(said), self._labels(said))
-        scores["selection"] = scores["span_f1" if self.spelling_.has_spans else "accuracy"]
-        if self.labels_ and checks.examples.labels is not None:
+        scores = self._scores_of(checks.examples, self.answers_.tags_of(said), self.answers_.labels_of(said))
+        scores["selection"] = scores["span_f1" if self.answers_.spelling.has_spans else "accuracy"]
+        if self.answers_.labels and checks.examples.labels is not None:
             scores["selection"] = (scores["selection"] + scores["label_accuracy"]) / 2
         return scores
 
@@ -243,7 +228,7 @@ class Tagger(LabelEstimator):
         assert learned.tags is not None
         self.most_frequent_ = MostFrequentTag.fit((one.tokens for one in Sentences(learned)), learned.tags)
         counts = Counter(learned.labels or ())
-        self.majority_ = counts.most_common(1)[0][0] if self.labels_ else ""
+        self.majority_ = counts.most_common(1)[0][0] if self.answers_.labels else ""
 
     def _finish(self, checks: Encoded) -> None:
         checks = _tagged(checks)
@@ -253,7 +238,7 @@ class Tagger(LabelEstimator):
         assert examples.tags is not None
         number = {tag: i for i, tag in enumerate(self.classes_)}
         y = np.array([number.get(tag, -1) for row in examples.tags for tag in row])
-        shares = np.concatenate([self._merge(row) for row in said.probabilities])
+        shares = np.concatenate([self.answers_.merge(row) for row in said.probabilities])
         chosen = np.flatnonzero(y >= 0)[:CALIBRATED]
         self.calibration_ = Calibration.fit(shares[chosen], y[chosen])
         if said.label_probabilities is not None and examples.labels is not None:
@@ -263,16 +248,22 @@ class Tagger(LabelEstimator):
 
     def _scores(self, examples: Examples, encoded: Encoded, notes: list[str] | None = None) -> dict[str, Any]:
         if notes is not None:
-            notes += self._unknown(examples)
+            notes += self.answers_.unknown(examples)
         said = self._say(_tagged(encoded))
         baseline = self.most_frequent_.predict(one.tokens for one in Sentences(examples))
         baselines = {
-            "most_frequent_tag": tag_scores(examples.tags or [], baseline, has_spans=self.spelling_.has_spans)
+            "most_frequent_tag": tag_scores(
+                examples.tags or [], baseline, has_spans=self.answers_.spelling.has_spans
+            )
         }
-        if self.labels_ and examples.labels is not None:
+        if self.answers_.labels and examples.labels is not None:
             baselines["majority"] = label_scores(examples.labels, [self.majority_] * len(examples))
         return {
-            "model": {self.name_: self._scores_of(examples, self._tags(said), self._labels(said))},
+            "model": {
+                self.name_: self._scores_of(
+                    examples, self.answers_.tags_of(said), self.answers_.labels_of(said)
+                )
+            },
             "baselines": baselines,
         }
 
@@ -280,55 +271,32 @@ class Tagger(LabelEstimator):
         self, examples: Examples, tags: list[list[str]], labels: list[str] | None
     ) -> dict[str, float]:
         actual = examples.tags or []
-        scores = tag_scores(actual, tags, has_spans=self.spelling_.has_spans)
+        scores = tag_scores(actual, tags, has_spans=self.answers_.spelling.has_spans)
         if labels is not None and examples.labels is not None:
             scores |= label_scores(examples.labels, labels)
             scores["exact_match"] = exact_match(actual, tags, examples.labels, labels)
         return scores
 
-    def _unknown(self, examples: Examples) -> list[str]:
-        """Notes on answers that training did not have."""
-        notes = [unknown_note("tags", chain.from_iterable(examples.tags or ()), self.known_)]
-        if self.labels_ and examples.labels is not None:
-            notes.append(unknown_note("labels", examples.labels, self.labels_))
-        return [note for note in notes if note]
-
-    def _tags(self, said: Said) -> list[list[str]]:
-        names = self.learned_
-        return [self.spelling_.from_learned([names[i] for i in row.tolist()]) for row in said.tags]
-
-    def _labels(self, said: Said) -> list[str] | None:
-        if said.label_probabilities is None:
-            return None
-        return [self.labels_[i] for i in said.label_probabilities.argmax(axis=1).tolist()]
-
-    def _merge(self, shares: NDArray[np.float32]) -> NDArray[np.float64]:
-        """(T, learned tags) to (T, K): the probabilities of tags that are one in the data, added."""
-        merged = np.zeros((len(shares), len(self.classes_)))
-        np.add.at(merged.T, self._merged, shares.T)
-        return merged
-
     def _to_json(self) -> dict[str, Any]:
         return {
             "tokens": self.preparation_.to_json(),
-            "tags": {
-                "spelling": asdict(self.spelling_), "learned": self.learned_, "known": self.known_,
-                "labels": self.labels_, "columns": self.columns_, "calibration": self.calibration_.to_json(),
+            "answers": self.answers_.to_json(),
+            "tagging": {
+                "columns": self.columns_, "calibration": self.calibration_.to_json(),
                 "label_calibration": self.label_calibration_.to_json(),
             },
             "baselines": {"most_frequent_tag": self.most_frequent_.to_json(), "majority": self.majority_},
         }  # fmt: skip
 
     def _from_json(self, stored: Mapping[str, Any]) -> None:
-        tags, baselines = stored["tags"], stored["baselines"]
         self.preparation_ = TokenPreparation.from_json(stored["tokens"])
-        self.spelling_ = TagSpelling(**tags["spelling"])
-        self._set_tags(tags["learned"])
-        self.known_, self.labels_, self.columns_ = tags["known"], tags["labels"], tags["columns"]
-        self.calibration_ = Calibration.from_json(tags["calibration"])
-        self.label_calibration_ = Calibration.from_json(tags["label_calibration"])
+        self.answers_ = Answers.from_json(stored["answers"])
+        tagging, baselines = stored["tagging"], stored["baselines"]
+        self.columns_ = list(tagging["columns"])
+        self.calibration_ = Calibration.from_json(tagging["calibration"])
+        self.label_calibration_ = Calibration.from_json(tagging["label_calibration"])
         self.most_frequent_ = MostFrequentTag.from_json(baselines["most_frequent_tag"])
-        self.majority_ = baselines["majority"]
+        self.majority_ = str(baselines["majority"])
 
     # ---------------------------------------------------------------------------------------- predict
 
@@ -342,7 +310,7 @@ class Tagger(LabelEstimator):
         Returns:
             N lists of T_i tags.
         """
-        return [row for said in self._said(data) for row in self._tags(said)]
+        return [row for said in self._said(data) for row in self.answers_.tags_of(said)]
 
     def predict_proba(self, data: Any) -> list[NDArray[np.float64]]:
         """Calibrated probability of each tag of `classes_` at each token: N arrays (T_i, K).
@@ -350,7 +318,9 @@ class Tagger(LabelEstimator):
         Takes data as `predict` does.
         """
         said = self._said(data, with_probabilities=True)
-        return [self.calibration_.apply(self._merge(row)) for one in said for row in one.probabilities]
+        return [
+            self.calibration_.apply(self.answers_.merge(row)) for one in said for row in one.probabilities
+        ]
 
     def predict_labels(self, data: Any) -> list[str]:
         """The label of each sentence; data as in `predict`.
@@ -368,15 +338,44 @@ class Tagger(LabelEstimator):
                 "this Tagger says tags alone; fit it on sentences with labels for it to say labels"
             )
         shares = [one.label_probabilities for one in self._said(data) if one.label_probabilities is not None]
-        every = np.concatenate([np.empty((0, len(self.labels_)), np.float32), *shares])
+        every = np.concatenate([np.empty((0, len(self.answers_.labels)), np.float32), *shares])
         return self.label_calibration_.apply(every)
 
+    def annotate(self, data: Any) -> Annotation:
+        """Tags, and labels where the tagger says them, in the form of the file that they are about."""
+        examples, reading = self._given(data), self._reading(data)
+        tags: list[list[str]] = []
+        shares: list[NDArray[np.float64]] = []
+        for said in self._blocks(examples):
+            tags += self.answers_.tags_of(said)
+            if said.label_probabilities is not None:
+                shares.append(self.label_calibration_.apply(said.label_probabilities))
+        every = np.concatenate(shares) if shares else None
+        labels = None if every is None else [self.labels_[i] for i in every.argmax(axis=1).tolist()]
+        highest = None if every is None else every.max(axis=1).tolist()
+        return annotate(data, reading, Sentences(examples), tags, labels, highest)
+
     def _said(self, data: Any, *, with_probabilities: bool = False) -> Iterator[Said]:
-        examples = self._given(data)
+        return self._blocks(self._given(data), with_probabilities=with_probabilities)
+
+    def _blocks(self, examples: Examples, *, with_probabilities: bool = False) -> Iterator[Said]:
+        self.notes_ = list(examples.notes)
         for first in range(0, len(examples), BLOCK):
             block = examples.select(np.arange(first, min(first + BLOCK, len(examples))))
             encoded = TaggedTokens(block, self.preparation_)
             yield self._say(encoded, with_probabilities=with_probabilities)
+
+    def _given(self, data: Any, y: Any = None, name: str | None = None) -> Examples:
+        if name is not None:
+            return super()._given(data, y, name)
+        self._require_fitted("network_")
+        return read_examples(data, y, self._reading(data), needs_answers=False)
+
+    def _reading(self, data: Any) -> dict[str, Any]:
+        """How data without tags are read."""
+        if isinstance(data, str | Path) and is_columns(Path(data), self.reading_):
+            return {**self.reading_, "format": "conll"}
+        return self.reading_
 
     def _say(self, encoded: TaggedTokens, *, with_probabilities: bool = False) -> Said:
         assert isinstance(self.network_, TaggerNetwork)
