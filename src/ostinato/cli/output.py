@@ -17,6 +17,8 @@ from ostinato.errors import InputError, MissingExtraError
 from ostinato.training.atomic import write_bytes_atomically
 from ostinato.training.run_folder import plain_json
 
+WIDE = 1000  # columns of what is no terminal
+
 
 @contextlib.contextmanager
 def only_results_on_stdout() -> Iterator[None]:
@@ -83,8 +85,9 @@ def print_scores(scores: Mapping[str, Mapping[str, Mapping[str, float]]], title:
         ]
         ends = number + 1 < len(rows) and rows[number + 1][2] != kind
         table.add_row(Text(name), *cells, style="dim" if kind == "baseline" else "", end_section=ends)
-    # a table that is cut to a pipe's 80 columns would lose numbers
     console = Console(file=sys.stdout)
+    if not console.is_terminal:  # a table that is cut to a pipe's 80 columns would lose numbers
+        console.width = WIDE
     console.print(table, soft_wrap=not console.is_terminal)
 
 

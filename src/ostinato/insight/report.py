@@ -27,10 +27,7 @@ METRICS: dict[str, tuple[str, str, str, float | None]] = {
     "log_loss": ("log loss", "mean of -log of the probability of the right class, in nats", ".4f", None),
     "calibration_error": ("calibration", "how far probabilities are from shares, on average", ".2%", None),
     "span_f1": ("span F1", "F1 of whole spans: type, beginning and end are right", ".2%", 1.0),
-    "span_precision": ("precision", "share of the spans said that are right", ".2%", 1.0),
-    "span_recall": ("recall", "share of the spans that were found", ".2%", 1.0),
     "label_accuracy": ("labels", "share of the labels of sentences that are right", ".2%", 1.0),
-    "label_macro_f1": ("labels' F1", "mean of the F1 of every label of sentences", ".2%", 1.0),
     "exact_match": ("all right", "share of sentences whose label and tags are all right", ".2%", 1.0),
 }
 SIMPLEST_FIRST = ("naive", "seasonal_naive", "ets", "majority", "most_frequent_tag")
