@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from ostinato.errors import InputError
 from ostinato.models.blending import fit_scales
-from ostinato.models.wide import WideLinear
+from ostinato.models.wide import PENALTY, WideLinear
 from ostinato.types import Batch
 
 N, V, K = 40, 17, 3
@@ -85,7 +85,10 @@ def test_the_penalty_that_does_best_on_the_checks_is_taken():
     assert found.penalty == min(losses, key=losses.get), (found, losses)
     assert abs(found.loss - losses[found.penalty]) < 0.02
     with pytest.raises(InputError, match="several penalties need checks"):
-        model.fit(sparse(matrix), y)
+        model.fit(sparse(matrix), y, penalties=path)
+    assert model.fit(sparse(matrix), y).penalty == PENALTY
+    nothing = Batch({n: v[:0] for n, v in sparse(checks).items()})
+    assert model.fit(sparse(matrix), y, checks=nothing, checks_y=checks_y[:0]).penalty == PENALTY
 
 
 def test_time_can_run_out():

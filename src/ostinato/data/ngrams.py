@@ -108,8 +108,8 @@ class NgramFeatures:
         Raises:
             InputError: no kind, a range that is none, or no text.
 
-        Cost: about 0.5 µs a character with the defaults; memory for some 8·max_features different n-grams, the
-        rarest being forgotten beyond that.
+        Cost: about 0.5 µs a character with the defaults; memory for some 8·max_features different n-grams,
+        the rarest being forgotten beyond that.
         """
         for kind, span in zip(KINDS, (word, char, place), strict=True):
             _check_span(kind, span)

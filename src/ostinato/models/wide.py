@@ -17,8 +17,11 @@ from ostinato.models.blending import fit_scales
 from ostinato.types import Batch, LossOutput
 
 PENALTIES = (1.0, 0.2, 0.05, 0.0125)
+PENALTY = 0.2
+"""Where there is nothing to choose by."""
 # Steps of L-BFGS between two looks at the clock and at the progress, and the most looks.
 _STRIDE, _STRIDES = 8, 25
+_MEMORY_BYTES = 256 << 20
 
 
 class WideLinear(nn.Module):
@@ -56,7 +59,7 @@ class WideLinear(nn.Module):
         *,
         checks: Batch | None = None,
         checks_y: Tensor | None = None,
-        penalties: Sequence[float] = PENALTIES,
+        penalties: Sequence[float] | None = None,
         class_weights: Tensor | None = None,
         max_time_s: float | None = None,
     ) -> WideFit:
@@ -69,17 +72,21 @@ class WideLinear(nn.Module):
         Args:
             batch: the rows.
             y: (N,) class numbers.
-            checks, checks_y: rows that are not learned from; needed where there are several penalties.
-            penalties: from the largest to the smallest.
+            checks, checks_y: rows that are not learned from, to choose the penalty by.
+            penalties: from the largest to the smallest; None: `PENALTIES`, or `PENALTY` without checks.
             class_weights: (K,) factors on the cross entropy of each class.
             max_time_s: no new iteration begins after so many seconds; the best so far is kept.
 
         Raises:
             InputError: several penalties and nothing to choose by.
 
-        Cost: about 50 to 200 products with the whole matrix for each penalty.
+        Cost: about 50 to 200 products with the whole matrix for each penalty; in memory 6 to 20 times the
+        weights.
         """
-        if len(penalties) > 1 and (checks is None or checks_y is None):
+        has_checks = checks is not None and checks_y is not None and len(checks_y) > 0
+        if penalties is None:
+            penalties = PENALTIES if has_checks else (PENALTY,)
+        if len(penalties) > 1 and not has_checks:
             raise InputError("WideLinear.fit: several penalties need checks to choose by; pass one penalty")
         deadline_s = None if max_time_s is None else time.monotonic() + max_time_s
         problem = _Problem(batch, y, len(self.weight), len(self.bias), class_weights)
@@ -89,7 +96,7 @@ class WideLinear(nn.Module):
             point, has_converged = problem.minimise(point, penalty, deadline_s)
             weight, bias = problem.split(point)
             loss = 0.0
-            if checks is not None and checks_y is not None:
+            if has_checks and checks is not None and checks_y is not None:
                 loss = float(F.cross_entropy(_product(checks, weight) + bias, checks_y, class_weights))
             if loss >= best.loss:
                 break
@@ -185,10 +192,12 @@ class _Problem:
     def minimise(self, point: Tensor, penalty: float, deadline_s: float | None) -> tuple[Tensor, bool]:
         """From a point; stops where the gradient has all but vanished, or at the deadline."""
         free = nn.Parameter(point.clone())
+        # Two vectors of the size of the weights for each step that is remembered.
+        remembered = max(3, min(10, _MEMORY_BYTES // (8 * len(point))))
         # The mean rather than the sum, so that tolerances mean the same for few and for many texts.
         n = max(len(self.onehot), 1)
         optimizer = torch.optim.LBFGS(
-            [free], max_iter=_STRIDE, tolerance_grad=1e-7, tolerance_change=1e-10, history_size=10,
+            [free], max_iter=_STRIDE, tolerance_grad=1e-7, tolerance_change=1e-10, history_size=remembered,
             line_search_fn="strong_wolfe",
         )  # fmt: skip
 
