@@ -150,3 +150,21 @@ def test_tags_are_written_back_in_the_form_of_the_source(tmp_path: Path) -> None
     assert written(tmp_path / "a.conll", conll, [["P"], ["Q"]]) == "a\tP\n\nb\tQ\n"
     with pytest.raises(SizeError, match=r"for 1 sentences, found 2 tags"):
         written([["a"]], plain, [["P"], ["Q"]])
+
+
+@LARGE
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_lines_may_end_as_they_did_of_old(tmp_path: Path, large_bytes: int, encoding: str) -> None:
+    found = read(tmp_path, "text,label\ra,u\rb,v\r", "a.csv", large_bytes=large_bytes, encoding=encoding)
+    assert (list(found.inputs), found.labels, list(found.places)) == (["a", "b"], ["u", "v"], [2, 3])
+
+
+def test_a_broken_first_row_does_not_make_another_form(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"line 1: expected 10 columns between tabs, found 2"):
+        read(tmp_path, "x\ta\n1\ta" + "\t_" * 8 + "\n", "a.conllu")
+
+
+def test_bare_inputs_need_no_column_of_labels(tmp_path: Path) -> None:
+    learned = read(tmp_path, "u\thello you\nv\tyo\n", "a.tsv", text=1, label=0, header=False)
+    bare = read(tmp_path, "hi\n\nso\n", "b.tsv", needs_labels=False, **learned.reading)
+    assert (list(bare.inputs), bare.labels) == (["hi", "", "so"], None)

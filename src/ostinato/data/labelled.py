@@ -125,7 +125,7 @@ def _read_path(source: str | Path, spec: LabelledSpec) -> Examples:
             path, separator=spec.separator, encoding=spec.encoding or "utf-8", header=spec.header
         )
         return read_long_signals(table, _as_long(spec), str(path))
-    examples = READERS[name](path, spec)
+    examples = READERS[name](path, replace(spec, format=name))
     given = {
         option: getattr(spec, option)
         for option in ("format", "encoding", "separator")

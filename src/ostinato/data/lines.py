@@ -62,6 +62,8 @@ class TextFile:
             else:
                 self.data = self._converted(raw, large_bytes)
         self.is_large = isinstance(self.data, mmap.mmap)
+        if self.data.find(b"\n") < 0 and self.data.find(b"\r") >= 0:
+            self.data = self._with_line_feeds()
         self.first = 3 if self.data[:3] == codecs.BOM_UTF8 else 0
 
     def lines(self) -> Iterator[Span]:
@@ -103,16 +105,28 @@ class TextFile:
             for block in self._blocks(raw):
                 target.write(block)
                 if target is kept and kept.tell() > large_bytes:
-                    self._scratch = Scratch()
+                    self._scratch = self._scratch or Scratch()
                     target = self._scratch.file().open("w+b")
                     target.write(kept.getbuffer())
             if target is kept:
-                return _line_feeds(kept.getvalue())
+                return kept.getvalue()
             target.flush()
             return mmap.mmap(target.fileno(), 0, access=mmap.ACCESS_READ)
         finally:
             if target is not kept:
                 target.close()
+
+    def _with_line_feeds(self) -> bytes | mmap.mmap:
+        """Lines of old, which end with a carriage return alone, get line feeds."""
+        data = self.data
+        if isinstance(data, bytes):
+            return data.replace(b"\r", b"\n")
+        self._scratch = self._scratch or Scratch()
+        with self._scratch.file().open("w+b") as copy:
+            for start in range(0, len(data), _BLOCK):
+                copy.write(data[start : start + _BLOCK].replace(b"\r", b"\n"))
+            copy.flush()
+            return mmap.mmap(copy.fileno(), 0, access=mmap.ACCESS_READ)
 
     def _blocks(self, raw: BinaryIO) -> Iterator[bytes]:
         if self.encoding == "utf-8-sig":
@@ -138,11 +152,6 @@ class TextFile:
             if not block:
                 return
             line, done = line + text.count("\n"), done + len(block)
-
-
-def _line_feeds(data: bytes) -> bytes:
-    """Lines of old, which end with a carriage return alone, get line feeds."""
-    return data.replace(b"\r", b"\n") if b"\n" not in data and b"\r" in data else data
 
 
 class FileRows(Sequence[Item], Generic[Item]):

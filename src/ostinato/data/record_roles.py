@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ostinato.data.cells import quoted
@@ -98,6 +98,8 @@ def find_roles(spec: LabelledSpec, source: Named, kind: str, first: Sequence[Any
     Raises:
         DataError: a column that there is not, or that has to be named; lists the columns.
     """
+    if len(source.names) == 1 and not (spec.header or spec.needs_labels):
+        spec = replace(spec, text=0, label=None, tags=None)  # bare inputs: training had other columns beside
     label = _given(source, spec.label, "label", spec.needs_labels)
     tags = _given(source, spec.tags, "tags", spec.needs_labels)
     if kind == "arrays" and spec.text is None:
@@ -107,8 +109,6 @@ def find_roles(spec: LabelledSpec, source: Named, kind: str, first: Sequence[Any
             return _wide(spec, source, label)
     taken = {index for index in (label, tags) if index is not None}
     wanted = spec.text
-    if wanted is not None and not spec.needs_labels and len(source.names) == 1:
-        wanted = 0 if not spec.header else wanted  # bare inputs, where training had a column of labels too
     text = _input_column(source, kind, taken) if wanted is None else resolve(source, wanted, "text")
     if text in taken:
         raise source.error(f"text: column {source.names[text]!r} is also the label; name another one")
