@@ -69,6 +69,9 @@ OSTINATO_INLINE Vector<real> first_lanes(Vector<real> v, int64_t n) {
   return lane < static_cast<decltype(lane[0] + 0)>(n) ? v : Vector<real>{};
 }
 
+OSTINATO_INLINE float square_root(float x) { return __builtin_sqrtf(x); }
+OSTINATO_INLINE double square_root(double x) { return __builtin_sqrt(x); }
+
 constexpr double kNormEpsilon = 1e-5;
 
 // What layer normalisation takes x to: (x - mean) * scale.
@@ -103,7 +106,7 @@ struct Normal {
         even = fma(d, d, even);
       }
     }
-    scale = real(1) / __builtin_sqrt(sum_of<real>(even + odd) / n + static_cast<real>(kNormEpsilon));
+    scale = real(1) / square_root(sum_of<real>(even + odd) / n + static_cast<real>(kNormEpsilon));
   }
   // Of n lanes; the rest becomes 0.
   OSTINATO_INLINE Vector<real> of(Vector<real> x, int64_t n) const { return first_lanes<real>((x - mean) * scale, n); }

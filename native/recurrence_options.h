@@ -20,12 +20,12 @@ void recurrent_product(Work<real>& work, int G, const real* weights, int64_t n, 
 template <typename real>
 void normalise_row(const Work<real>& work, real* sums, const real* gamma, const real* bias, int first, int n_gates,
                    real* kept, real* kept_scale) {
-  const int64_t Hp = work.Hp;
-  const Normal<real> normal(sums + first * Hp, n_gates, work.H, Hp);
+  const int64_t H = work.H, Hp = work.Hp;
+  const Normal<real> normal(sums + first * Hp, n_gates, H, Hp);
   if (kept) *kept_scale = normal.scale;
   for (int q = first; q < first + n_gates; ++q)
     for (int64_t u = 0, at = q * Hp; u < Hp; u += kLanes<real>, at += kLanes<real>) {
-      const Vector<real> x_hat = normal.of(load(sums + at), work.H - u);
+      const Vector<real> x_hat = normal.of(load(sums + at), H - u);
       if (kept) store(kept + at, x_hat);
       store(sums + at, fma(x_hat, load(gamma + at), load(bias + at)));
     }

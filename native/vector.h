@@ -134,20 +134,26 @@ OSTINATO_INLINE VectorD fma(VectorD a, VectorD b, VectorD c) {
 #endif
 }
 
-// The sum of all lanes, in one order: upper half plus lower half, and again.
-template <typename real, int kBytes = kVectorBytes, typename V>
-OSTINATO_INLINE real sum_of(V v) {
+template <typename real, int kBytes, typename V>
+OSTINATO_INLINE real sum_of_halves(V v) {
   if constexpr (kBytes > 16) {
     typedef real Half __attribute__((vector_size(kBytes / 2)));
     Half low, high;
     std::memcpy(&low, &v, sizeof low);
     std::memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof low, sizeof high);
-    return sum_of<real, kBytes / 2>(low + high);
+    return sum_of_halves<real, kBytes / 2>(low + high);
   } else if constexpr (sizeof(real) == 4) {
     return (v[0] + v[2]) + (v[1] + v[3]);
   } else {
     return v[0] + v[1];
   }
+}
+
+// The sum of all lanes, in one order: upper half plus lower half, and again.
+template <typename real>
+OSTINATO_INLINE real sum_of(Vector<real> v) {
+  // The zero makes another vector of it: taking halves would keep the sum itself in memory, in every loop that adds to it.
+  return sum_of_halves<real, kVectorBytes>(v + Vector<real>{});
 }
 
 // Which of the first n bytes are not 0, as a condition by lane; false behind them.
