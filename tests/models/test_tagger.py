@@ -168,3 +168,23 @@ def test_bad_tags_are_named(output):
     network, batch = make(output=output), make_batch()
     with pytest.raises(SizeError, match=r"\(3, 7\)"):
         network.loss(Batch({**batch, "y": batch["y"][:, :5]}))
+
+
+@pytest.mark.parametrize(("kind", "options"), CASES[:3])
+def test_an_empty_sentence_changes_nothing_for_the_others(kind, options):
+    network = make(kind, **options).eval()
+    with_empty = make_batch([6, 0, 1, 4], [VALID[0], [], *VALID[1:]])
+    others = [0, 2, 3]
+    rows = {name: value[others] for name, value in with_empty.items() if len(value) == 4}
+    without = Batch({**with_empty, **rows})
+    said, alone = network.predict(with_empty), network.predict(without)
+    assert torch.equal(said.tags[others], alone.tags)
+    assert gap(said.probabilities[others], alone.probabilities) < 1e-12
+    assert not said.tags[1].any()
+    assert not said.probabilities[1].any()
+    together, rest = network.loss(with_empty), network.loss(without)
+    assert (together.count, rest.count) == (4, 3)
+    if kind is TaggerNetwork:
+        assert gap(together.total, rest.total) < 1e-9
+    together.total.backward()
+    assert all(bool(p.grad.isfinite().all()) for p in network.parameters())
