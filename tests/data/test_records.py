@@ -84,7 +84,7 @@ def test_empty_texts_and_missing_labels_are_counted(tmp_path: Path) -> None:
     found = read(tmp_path, body, "a.jsonl")
     assert (list(found.inputs), found.labels, list(found.places)) == (
         ["a", "", ""],
-        ["1", "true", "x"],
+        ["1", "True", "x"],
         [1, 3, 5],
     )
     assert found.notes == (
@@ -208,7 +208,7 @@ def test_lists_tables_and_records() -> None:
     assert list(read_labelled([(["a", "b"], ["X", "Y"], "u")]).tags or ()) == [["X", "Y"]]
     assert read_labelled([{"text": "a", "label": 1.0}]).labels == ["1"]
     table = {"words": ["a", "b"], "label": np.array([True, False])}
-    assert read_labelled(table).labels == ["true", "false"]
+    assert read_labelled(table).labels == ["True", "False"]
     arrays = read_labelled([(np.ones((2, 3)), "u"), (np.zeros((1, 3)), "v")])
     assert (arrays.kind, arrays.inputs[1].shape, arrays.inputs[1].dtype) == ("arrays", (1, 3), np.float32)
     with pytest.raises(

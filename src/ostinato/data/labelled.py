@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from ostinato.data.columns import FrameSource, open_source, resolve
 from ostinato.data.conll import read_conll, tagged_lines
 from ostinato.data.examples import Examples
 from ostinato.data.labelled_format import find_format
-from ostinato.data.labelled_objects import FORMS, read_frame, read_list, read_parquet
+from ostinato.data.labelled_objects import FORMS, frame_columns, read_frame, read_list, read_parquet
 from ostinato.data.labelled_spec import FORMATS, Column, LabelledSpec
 from ostinato.data.letters import read_fasta
 from ostinato.data.long_signals import read_long_signals
@@ -152,10 +151,9 @@ def _as_long(spec: LabelledSpec) -> LabelledSpec:
 
 
 def _frame_sample(frame: Any, spec: LabelledSpec) -> Sequence[Any]:
-    source = FrameSource(frame)
-    assert spec.text is not None
-    name = source.names[resolve(source, spec.text, "sequence")]
-    return list(islice(frame[name], _SAMPLE_ROWS))
+    assert spec.text is not None  # noqa: S101 - the caller looked
+    columns = list(frame_columns(frame).values())
+    return columns[resolve(FrameSource(frame), spec.text, "sequence")][:_SAMPLE_ROWS]
 
 
 def _file_sample(path: Path, name: str, spec: LabelledSpec) -> Sequence[Any]:

@@ -62,20 +62,27 @@ def read_frame(frame: Any, spec: LabelledSpec) -> Examples:
         DataError: columns that there are not, values that do not fit.
         InputError: another kind of object.
     """
+    return _from_columns(frame_columns(frame), spec, "the table")
+
+
+def frame_columns(frame: Any) -> dict[str, list[Any]]:
+    """The columns of a table as lists of Python's values."""
     if isinstance(frame, Mapping):
         columns = {str(name): list(values) for name, values in frame.items()}
         if len({len(values) for values in columns.values()}) > 1:
             sizes = {name: len(values) for name, values in columns.items()}
             raise DataError(f"the table: expected columns of equal length, found {sizes}")
-    else:
-        import narwhals.stable.v2 as nw
+        return columns
+    import narwhals.stable.v2 as nw
+    from narwhals.exceptions import NarwhalsError
 
-        try:
-            table = nw.from_native(frame, eager_only=True)
-        except TypeError:
-            raise InputError(f"expected {FORMS}; found {type(frame).__name__}") from None
-        columns = {str(name): table[name].to_list() for name in table.columns}
-    return _from_columns(columns, spec, "the table")
+    try:
+        table = nw.from_native(frame, eager_only=True)
+        return {str(name): table[name].to_list() for name in table.columns}
+    except TypeError:
+        raise InputError(f"expected {FORMS}; found {type(frame).__name__}") from None
+    except NarwhalsError as error:
+        raise DataError(f"the table cannot be read: {error}; rename its columns") from None
 
 
 def read_parquet(path: Any, spec: LabelledSpec) -> Examples:

@@ -27,11 +27,9 @@ def as_label(value: Any, fail: Fail) -> str | None:
     value = _plain(value)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
-    if isinstance(value, bool):
-        return "true" if value else "false"
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return str(int(value))
-    if isinstance(value, str | int | float):
+    if isinstance(value, str | int | float):  # a truth value is True or False, as tables write it
         return str(value).strip() or None
     raise fail(f"expected one class as text or number, found {quoted(repr(value))}; name another column")
 
