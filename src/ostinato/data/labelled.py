@@ -151,7 +151,7 @@ def _as_long(spec: LabelledSpec) -> LabelledSpec:
 
 
 def _frame_sample(frame: Any, spec: LabelledSpec) -> Sequence[Any]:
-    assert spec.text is not None  # noqa: S101 - the caller looked
+    assert spec.text is not None
     columns = list(frame_columns(frame).values())
     return columns[resolve(FrameSource(frame), spec.text, "sequence")][:_SAMPLE_ROWS]
 
