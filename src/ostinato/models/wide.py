@@ -16,7 +16,7 @@ from ostinato.layers.arguments import check_sizes
 from ostinato.models.blending import fit_scales
 from ostinato.types import Batch, LossOutput
 
-PENALTIES = (1.0, 0.2, 0.05, 0.0125)
+PENALTIES = (1.0, 0.25, 0.06, 0.015)
 PENALTY = 0.2
 """Where there is nothing to choose by."""
 # Steps of L-BFGS between two looks at the clock and at the progress, and the most looks.

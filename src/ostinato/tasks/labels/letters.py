@@ -12,9 +12,12 @@ import torch
 from torch import nn
 
 from ostinato.data.examples import Examples
+from ostinato.data.ngrams import NgramFeatures
 from ostinato.errors import DataError
 from ostinato.models.letter_classifier import LetterClassifier
+from ostinato.models.wide import WideAndDeep
 from ostinato.tasks.labels.inputs import how_many
+from ostinato.tasks.labels.texts import RARE_TEXTS, EncodedTexts
 from ostinato.types import Batch
 
 MOST_PLACES = 1024
@@ -29,12 +32,14 @@ class LetterInputs:
     Attributes:
         alphabet: letters that the training part has, in order; any other is the unknown one.
         places: the length that all rows of the training part have, up to 1,024; else 0.
+        ngrams: of the linear model: letters in a row, each with its place where there are places.
     """
 
     folds: ClassVar[bool] = True
 
     alphabet: str
     places: int
+    ngrams: NgramFeatures
 
     @classmethod
     def choose(cls, data: Examples, settings: Any) -> dict[str, Any]:
@@ -70,15 +75,23 @@ class LetterInputs:
         if not counts:
             raise DataError("the training part has no letter at all", path=learned.source or None)
         places = lengths.pop() if len(lengths) == 1 else 0
-        return cls("".join(sorted(counts)), places if places <= MOST_PLACES else 0)
+        places = places if places <= MOST_PLACES else 0
+        ngrams = NgramFeatures.fit(
+            learned.inputs,
+            word=None,
+            char=None if places else (1, 6),
+            place=(1, 4) if places else None,
+            min_documents=1 if len(learned) < RARE_TEXTS else 3,
+        )
+        return cls("".join(sorted(counts)), places, ngrams)
 
-    def encode(self, inputs: Sequence[str]) -> EncodedLetters:
+    def encode(self, inputs: Sequence[str]) -> EncodedTexts:
         """Ready for batches."""
-        return EncodedLetters(self.alphabet, inputs)
+        return EncodedTexts(EncodedLetters(self.alphabet, inputs), self.ngrams.encode(inputs))
 
     def build(self, output_size: int, settings: Any) -> nn.Module:
-        """A `LetterClassifier`."""
-        return LetterClassifier(
+        """A `LetterClassifier`, with a linear model over n-grams beside it."""
+        network = LetterClassifier(
             len(self.alphabet),
             output_size,
             places=self.places,
@@ -87,15 +100,17 @@ class LetterInputs:
             num_layers=settings.num_layers,
             dropout=settings.dropout,
         )
+        return WideAndDeep(network, max(len(self.ngrams), 1), output_size)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {"alphabet": self.alphabet, "places": self.places}
+        return {"alphabet": self.alphabet, "places": self.places, "ngrams": self.ngrams.to_json()}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`."""
-        return cls(str(stored["alphabet"]), int(stored["places"]))
+        ngrams = NgramFeatures.from_json(stored["ngrams"])
+        return cls(str(stored["alphabet"]), int(stored["places"]), ngrams)
 
 
 class EncodedLetters:
