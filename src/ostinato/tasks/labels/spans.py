@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Self
 
 from ostinato.errors import MissingExtraError
@@ -15,6 +16,7 @@ from ostinato.layers.crf_constraints import infer_scheme, respell
 
 OUTSIDE = "O"
 BARE = frozenset("BIESLUM")
+SAMPLE = 20_000
 
 
 @dataclass(frozen=True)
@@ -34,23 +36,24 @@ class TagSpelling:
     inside: str = "I"
 
     @classmethod
-    def infer(cls, rows: Iterable[Sequence[str]], *, learn_ends: bool = True) -> Self:
+    def infer(
+        cls, rows: Iterable[Sequence[str]], tags: Iterable[str] | None = None, *, learn_ends: bool = True
+    ) -> Self:
         """From the tags of the training data.
 
         Args:
-            rows: the tags of each sentence.
+            rows: the tags of sentences, of which the first 20,000 are looked at.
+            tags: every tag that occurs; None: those of `rows`.
             learn_ends: learn BIO as BIOES, where the end of a span has a tag of its own.
-
-        Cost: two passes.
         """
-        rows = [tuple(row) for row in rows]
-        tags = {tag for row in rows for tag in row}
-        is_bare = bool(tags & {"B", "S"}) and tags <= BARE | {OUTSIDE}
-        letters = {tag[0] for tag in tags if is_bare or tag[1:2] == "-"}
+        sample = [tuple(row) for row in islice(rows, SAMPLE)]
+        every = {tag for row in sample for tag in row} if tags is None else set(tags)
+        is_bare = bool(every & {"B", "S"}) and every <= BARE | {OUTSIDE}
+        letters = {tag[0] for tag in every if is_bare or tag[1:2] == "-"}
         inside = "M" if "M" in letters and "I" not in letters else "I"
         spelling = cls(is_bare=is_bare, inside=inside)
-        scheme = infer_scheme([spelling._plain(row) for row in rows])
-        if scheme == "none":
+        scheme = infer_scheme([spelling._plain(row) for row in sample])
+        if scheme == "none" or not all(_is_span(tag) for tag in spelling._plain(list(every))):
             return cls()
         return cls(scheme, "bioes" if learn_ends and scheme == "bio" else scheme, is_bare, inside)
 
@@ -141,6 +144,10 @@ def tag_accuracy(actual: Sequence[Sequence[str]], said: Sequence[Sequence[str]])
 
 # the letters that seqeval knows are B, I, E, S, O
 _SEQEVAL = {"L": "E", "U": "S", "M": "I"}
+
+
+def _is_span(tag: str) -> bool:
+    return tag == OUTSIDE or (tag[1:2] == "-" and tag[0] in BARE)
 
 
 def _as_seqeval(tag: str) -> str:

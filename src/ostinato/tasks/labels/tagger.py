@@ -160,7 +160,7 @@ class Tagger(LabelEstimator):
     def _choose(self, data: Examples) -> dict[str, Any]:
         return {
             "cell": "lstm", "hidden_size": 200, "num_layers": 1, "dropout": 0.4, "epochs": 12,
-            "max_time_s": 480.0, "patience": None, "batch_size": 32, "learning_rate": 3e-3, "weight_decay": 0.01,
+            "max_time_s": 480.0, "batch_size": 32, "learning_rate": 3e-3, "weight_decay": 0.01,
             "decoder": "crf" if self.answers_.spelling.has_spans else "softmax", "word_size": 100,
             "joint": bool(self.answers_.labels),
         }  # fmt: skip

@@ -65,7 +65,7 @@ class Answers:
                 "name their column, or leave joint out"
             )
         rows = data.tags or ()
-        spelling = TagSpelling.infer(rows, learn_ends=learn_ends)
+        spelling = TagSpelling.infer(rows, counts, learn_ends=learn_ends)
         # A span that is cut between two stretches of a long sentence has other ends there.
         stretches = (row[one.first : one.stop] for row in rows for one in cut(0, len(row)))
         learned = {tag for row in stretches for tag in spelling.to_learned(row)}

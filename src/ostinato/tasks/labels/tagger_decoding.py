@@ -54,7 +54,7 @@ def say(network: TaggerNetwork, encoded: TaggedTokens, *, with_probabilities: bo
         for rows in encoded.by_length(TOKENS, ROWS):
             batch = encoded.batch(rows).to(device)
             emissions = network(batch)
-            chosen = [encoded.stretches[row] for row in rows.tolist()]
+            chosen = [encoded.stretch(row) for row in rows.tolist()]
             if isinstance(network, JointTagger):
                 emissions, logits = emissions
                 _add_labels(said, chosen, logits, encoded)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -103,7 +104,6 @@ class TaggedTokens:
 
     Attributes:
         examples: what it was made of.
-        stretches: N of them, in the order of the sentences.
         sentences: how many sentences there are; sentence_lengths: their tokens.
         lengths: (N,) tokens of each stretch.
     """
@@ -112,8 +112,8 @@ class TaggedTokens:
         self.examples = examples
         sentences = Sentences(examples)
         self.sentences = len(sentences)
-        self.stretches: list[Stretch] = []
-        self.sentence_lengths: list[int] = []
+        self.sentence_lengths = array("q")
+        self._stretches = array("q")  # five numbers each: objects would take ten times the memory
         self.tokens = preparation.encode(self._cut(sentences))
         self.lengths = self.tokens.lengths
         self._tags: RaggedRows | None = None
@@ -122,19 +122,25 @@ class TaggedTokens:
     def _cut(self, sentences: Sequence[Sentence]) -> Iterator[Sentence]:
         for number, sentence in enumerate(sentences):
             parts = cut(number, len(sentence))
-            self.stretches += parts
+            for one in parts:
+                self._stretches.extend((one.sentence, one.first, one.stop, one.begin, one.end))
             self.sentence_lengths.append(len(sentence))
             yield from [sentence] if len(parts) == 1 else [_part(sentence, one) for one in parts]
 
     def __len__(self) -> int:
-        return len(self.stretches)
+        return len(self._stretches) // 5
+
+    def stretch(self, row: int) -> Stretch:
+        """Which part of which sentence a row is."""
+        sentence, first, stop, begin, end = self._stretches[5 * row : 5 * row + 5]
+        return Stretch(sentence, first, stop, begin, end, end - begin == self.sentence_lengths[sentence])
 
     def set_tags(self, tags: Sequence[Sequence[str]], encode: Callable[[Sequence[str]], list[int]]) -> None:
         """The tags of each sentence; `encode` makes numbers of those of a stretch."""
         self._tags = RaggedRows()
         last: int = -1
         row: Sequence[str] = ()
-        for one in self.stretches:
+        for one in map(self.stretch, range(len(self))):
             if one.sentence != last:
                 last, row = one.sentence, tags[one.sentence]
             self._tags.append(encode(row[one.first : one.stop]))
@@ -150,7 +156,7 @@ class TaggedTokens:
         if self._tags is not None:
             batch["y"] = torch.from_numpy(self._tags.padded(chosen, least=1))
         if self._labels is not None:
-            sentences = [self.stretches[row].sentence for row in chosen.tolist()]
+            sentences = [self._stretches[5 * row] for row in chosen.tolist()]
             batch["label"] = torch.from_numpy(self._labels[sentences])
         return batch
 
