@@ -1,19 +1,17 @@
-"""Other forms: FASTA, TREC, slots, plain lines; how forms are told apart; tags written back."""
+"""Other forms: FASTA, TREC, slots, plain lines; how forms are told apart."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ostinato.data.annotated import annotated_lines
 from ostinato.data.examples import Examples, Sentence
 from ostinato.data.labelled import read_labelled
 from ostinato.data.labelled_format import find_format
 from ostinato.data.labelled_spec import LabelledSpec
-from ostinato.errors import DataError, SizeError
+from ostinato.errors import DataError
 
 LARGE = pytest.mark.parametrize("large_bytes", [0, 1 << 20])
 
@@ -128,28 +126,6 @@ def test_forms_are_told_apart(
     path = tmp_path / name
     path.write_bytes(gzip.compress(body.encode()) if name.endswith(".gz") else body.encode())
     assert find_format(path, LabelledSpec(**spec)) == expected
-
-
-def test_tags_are_written_back_in_the_form_of_the_source(tmp_path: Path) -> None:
-    def written(source: Any, found: Examples, tags: list[list[str]], labels: list[str] | None = None) -> str:
-        spec = LabelledSpec().with_options(found.reading)
-        return "".join(annotated_lines(source, found.inputs, tags, spec, labels))
-
-    lines = '{"tokens":["é","b"],"tags":["X","Y"],"n":1}\n\n{"tokens":["c"],"tags":["X"],"n":2}\n'
-    found = read(tmp_path, lines, "a.jsonl", kind="tokens")
-    answers = written(tmp_path / "a.jsonl", found, [["P", "Q"], ["R"]], ["u", "v"])
-    assert [json.loads(line) for line in answers.splitlines() if line] == [
-        {"tokens": ["é", "b"], "tags": ["P", "Q"], "n": 1, "label": "u"},
-        {"tokens": ["c"], "tags": ["R"], "n": 2, "label": "v"},
-    ]
-    folder = slots(tmp_path, words="a b\nc\n", tags="X Y\nZ\n", label="p\nq\n")
-    assert written(folder, read_labelled(folder), [["P", "Q"], ["R"]]) == "P Q\nR\n"
-    plain = read_labelled([["a", "b"]], needs_labels=False)
-    assert written([["a", "b"]], plain, [["P", "Q"]]) == "a\tP\nb\tQ\n\n"
-    conll = read(tmp_path, "a\tX\n\nb\tY\n", "a.conll")
-    assert written(tmp_path / "a.conll", conll, [["P"], ["Q"]]) == "a\tP\n\nb\tQ\n"
-    with pytest.raises(SizeError, match=r"for 1 sentences, found 2 tags"):
-        written([["a"]], plain, [["P"], ["Q"]])
 
 
 @LARGE

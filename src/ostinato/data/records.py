@@ -36,8 +36,8 @@ def read_json_lines(path: str | Path, spec: LabelledSpec) -> Examples:
     kind, findings = spec.kind or "text", Findings()
     if file.data[file.first : file.first + 4096].lstrip()[:1] == b"[":
         return _json_list(file, spec, kind)
-    first = next((span for span in file.lines() if not is_blank(file, span)), None)
-    head = {} if first is None else json_object(file, first, findings)
+    first = next((span for span in file.lines() if not _is_blank(file, span)), None)
+    head = {} if first is None else _json_object(file, first, findings)
     header = Header(file, list(head))
     collector = Collector(kind, str(path), spec, findings, has_labels=False)
     if first is None:
@@ -45,11 +45,11 @@ def read_json_lines(path: str | Path, spec: LabelledSpec) -> Examples:
     roles = find_roles(spec, header, kind, list(head.values()))
 
     def parse(span: Span, found: Findings) -> Row:
-        record = json_object(file, span, found)
+        record = _json_object(file, span, found)
         return roles.row(_values(record, roles, header, span.line), _failing(file, span.line))
 
     collector.has_labels, collector.has_tags = roles.label is not None, roles.tags is not None
-    spans = (span for span in file.lines() if not is_blank(file, span))
+    spans = (span for span in file.lines() if not _is_blank(file, span))
     return collect_file(file, spans, parse, collector, roles.reading(spec))
 
 
@@ -68,13 +68,11 @@ def _failing(file: TextFile, line: int) -> Callable[[str], DataError]:
     return lambda message: file.error(message, line)
 
 
-def is_blank(file: TextFile, span: Span) -> bool:
-    """Whether the line holds nothing but white space."""
+def _is_blank(file: TextFile, span: Span) -> bool:
     return span.stop - span.start < 64 and not file.data[span.start : span.stop].strip()
 
 
-def json_object(file: TextFile, span: Span, findings: Findings) -> dict[str, Any]:
-    """The JSON object of a line. Raises DataError, with line and column, where it is none."""
+def _json_object(file: TextFile, span: Span, findings: Findings) -> dict[str, Any]:
     text = file.text(span)
     value = _json(file, text, span.line)
     if not isinstance(value, dict):
