@@ -65,7 +65,7 @@ def choose_columns(features: Any, columns: Sequence[str], reading: Mapping[str, 
         if not isinstance(first, int) or not isinstance(last, int):
             return []
         return [name for name in columns if name.isdigit() and first < int(name) < last]
-    wanted = features.split(",") if isinstance(features, str) else list(features)
+    wanted = str(features).split(",") if isinstance(features, str | int) else list(features)
     names = [str(name).strip() for name in wanted]
     for name in names:
         if name not in columns:

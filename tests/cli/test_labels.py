@@ -1,0 +1,214 @@
+"""The commands of labelled sequences, from files to runs, scores and answers."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from ostinato.cli import commands
+from ostinato.cli.labels import ANY, fill_columns
+
+SMALL = ("--hidden", "8", "--epochs", "2", "--seed", "1", "--quiet")
+RNG = np.random.default_rng(5)
+WORDS = {"the": "DT", "a": "DT", "dog": "NN", "cat": "NN", "runs": "VB", "sleeps": "VB"}
+
+
+def sentence():
+    words = [*RNG.choice(["the", "a"], 1), *RNG.choice(["dog", "cat"], 1), *RNG.choice(["runs", "sleeps"], 1)]
+    return [(word, WORDS[word], tag) for word, tag in zip(words, ["B-NP", "I-NP", "B-VP"], strict=True)]
+
+
+SENTENCES = [sentence() for _ in range(60)]
+CONLL = "\n\n".join("\n".join(" ".join(row) for row in one) for one in SENTENCES) + "\n"
+TSV = "label\ttext\n" + "".join(
+    f"{'spam' if i % 3 else 'ham'}\t{'win a prize' if i % 3 else 'see you'} {i}\n" for i in range(60)
+)
+
+
+@pytest.fixture
+def call(capsys):
+    """Run the command in this process: (exit code, standard output, standard error)."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            commands.app([str(argument) for argument in arguments])
+        text, errors = capsys.readouterr()
+        return ended.value.code, text, errors
+
+    return run
+
+
+def train(*arguments):
+    with pytest.raises(SystemExit, match="0"):
+        commands.app(["train", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def tagged(tmp_path_factory):
+    """A folder with a file of columns, and the run that was trained on it."""
+    folder = tmp_path_factory.mktemp("tag")
+    (folder / "chunks.txt").write_text(CONLL)
+    train("tag", folder / "chunks.txt", *SMALL, "--out", folder / "run", "--json")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def classified(tmp_path_factory):
+    """A folder with a table of texts, and the run that was trained on it."""
+    folder = tmp_path_factory.mktemp("classify")
+    (folder / "mail.tsv").write_text(TSV)
+    columns = ("--text", "text", "--label", "label")
+    train("classify", folder / "mail.tsv", *columns, *SMALL, "--set", "members=1", "--out", folder / "run")
+    return folder
+
+
+def test_a_tagger_is_scored_and_tags_in_the_form_of_the_file(call, tagged, tmp_path):
+    run, data = tagged / "run", tagged / "chunks.txt"
+    code, text, errors = call("evaluate", run, data, "--json")
+    assert code == 0, errors
+    scores = json.loads(text)
+    assert set(scores) == {"model", "baselines"}
+    assert set(scores["model"]["lstm"]) == {"accuracy", "span_f1", "span_precision", "span_recall"}
+    assert scores["baselines"]["most_frequent_tag"]["accuracy"] == 1.0
+    code, text, _ = call("predict", run, data)
+    assert code == 0
+    rows = [line.split(" ") for line in text.split("\n")]
+    assert [row[:-1] for row in rows] == [line.split(" ")[:-1] for line in CONLL.split("\n")]
+    untagged = tmp_path / "one.txt"
+    untagged.write_text("the DT\ncat NN\n")
+    code, text, _ = call("predict", run, untagged, "--out", tmp_path / "said.txt")
+    assert (code, text) == (0, f"1 rows: {tmp_path / 'said.txt'}\n")
+    said = [line.split() for line in (tmp_path / "said.txt").read_text().splitlines()]
+    assert [row[:2] for row in said] == [["the", "DT"], ["cat", "NN"]]
+    assert [len(row) for row in said] == [3, 3]
+    _, text, _ = call("predict", run, untagged, "--json")
+    (answer,) = json.loads(text)["sentences"]
+    assert answer["tokens"] == ["the", "cat"]
+    assert answer["tags"] == [row[2] for row in said]
+
+
+def test_a_column_that_the_tagger_needs_is_missed(call, tagged, tmp_path):
+    (tmp_path / "words.txt").write_text("the\ncat\n\na\ndog\n")
+    code, text, errors = call("predict", tagged / "run", tmp_path / "words.txt", "--out", tmp_path / "x")
+    assert (code, text) == (2, "")
+    assert "column" in errors
+    assert not (tmp_path / "x").exists()
+
+
+def test_slots_come_back_as_a_folder(call, tmp_path):
+    folder = tmp_path / "slots"
+    folder.mkdir()
+    rows = [
+        ("play jazz", "O B-genre", "Play"),
+        ("book a table", "O O O", "Book"),
+        ("hear blues", "O B-genre", "Play"),
+    ]
+    for name, column in (("seq.in", 0), ("seq.out", 1), ("label", 2)):
+        (folder / name).write_text("".join(row[column] + "\n" for row in rows * 12))
+    code, text, errors = call("train", "tag", folder, *SMALL, "--out", tmp_path / "run", "--json")
+    assert code == 0, errors
+    assert {"label_accuracy", "span_f1", "exact_match"} <= set(json.loads(text)["model"]["lstm"])
+    out = tmp_path / "said"
+    assert call("predict", tmp_path / "run", folder, "--out", out)[0] == 0
+    assert (out / "seq.in").read_text() == (folder / "seq.in").read_text()
+    lines = [(out / name).read_text().splitlines() for name in ("seq.in", "seq.out", "label")]
+    assert [len(line.split()) for line in lines[0]] == [len(line.split()) for line in lines[1]]
+    assert set(lines[2]) <= {"Play", "Book"}
+    code, _, errors = call("predict", tmp_path / "run", folder, "--out", out)
+    assert code == 2
+    assert "exists already" in errors
+    (tmp_path / "lines.txt").write_text("play some blues\n")
+    _, text, _ = call("predict", tmp_path / "run", tmp_path / "lines.txt")
+    answer = json.loads(text)
+    assert answer["tokens"] == ["play", "some", "blues"]
+    assert 0 < answer["probability"] <= 1
+
+
+def test_a_classifier_is_scored_and_writes_probabilities(call, classified, tmp_path):
+    run, data = classified / "run", classified / "mail.tsv"
+    code, text, errors = call("evaluate", run, data, "--json")
+    assert code == 0, errors
+    scores = json.loads(text)
+    assert {"accuracy", "macro_f1"} <= set(scores["model"]["lstm"])
+    assert "majority" in scores["baselines"]
+    code, text, _ = call("predict", run, data)
+    rows = list(csv.DictReader(text.splitlines()))
+    assert len(rows) == 60
+    assert list(rows[0]) == ["label", "probability", "ham", "spam"]
+    for row in rows:
+        assert float(row["ham"]) + float(row["spam"]) == pytest.approx(1.0)
+        assert float(row[row["label"]]) == float(row["probability"]) >= 0.5
+    assert call("predict", run, data, "--out", tmp_path / "said.jsonl")[0] == 0
+    lines = [json.loads(line) for line in (tmp_path / "said.jsonl").read_text().splitlines()]
+    assert [line["label"] for line in lines] == [row["label"] for row in rows]
+    code, _, errors = call("predict", run, data, "--out", tmp_path / "said.xlsx")
+    assert code == 2
+    assert ".csv, .parquet or .jsonl" in errors
+
+
+@pytest.mark.parametrize("option", [("--windows", "last"), ("--in-sample",), ("--future", "x.csv")])
+def test_options_of_forecasts_are_refused(call, tagged, option):
+    code, text, errors = call("evaluate", tagged / "run", tagged / "chunks.txt", *option)
+    assert (code, text) == (2, "")
+    assert f"{option[0]} is about forecasts, and {tagged / 'run'} holds a tagger" in errors
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "content", "more", "expected"),
+    [
+        ("tag", "x.txt", "a X\nb Y Z\n\nc X\n", (), "line 2"),
+        ("tag", "x.txt", "a X\nb X\n\nc X\n" * 9, (), "one tag alone, 'X'"),
+        ("tag", "x.txt", CONLL, ("--label", "7"), "7"),
+        ("tag", "x.txt", CONLL, ("--label", "upos"), "upos"),
+        ("tag", "x.txt", CONLL, ("--set", "features=9"), "no column '9'"),
+        ("tag", "x.txt", CONLL, ("--set", "hiden_size=3"), "hiden_size"),
+        ("tag", "x.txt", CONLL, ("--cell", "lstn"), "lstn"),
+        ("tag", "x.txt", "", (), "x.txt"),
+        ("classify", "x.tsv", TSV, ("--text", "body", "--label", "label"), "body"),
+        ("classify", "x.tsv", TSV.replace("ham", "spam"), ("--text", "text", "--label", "label"), "'spam'"),
+        ("classify", "x.tsv", TSV, ("--sequence", "--letters", "--label", "label"), "one of them"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_leaves_nothing(call, tmp_path, task, name, content, more, expected):
+    (tmp_path / name).write_text(content)
+    code, text, errors = call(
+        "train", task, tmp_path / name, *SMALL, *more, "--out", tmp_path / "run", "--json"
+    )
+    assert (code, text) == (2, ""), errors
+    assert expected in errors
+    assert errors.startswith("ostinato: ")
+    assert errors.count("\n") == 1, errors
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_written_over_and_a_finished_one_is_taken_over(call, tagged):
+    arguments = ("train", "tag", tagged / "chunks.txt", *SMALL, "--out", tagged / "run", "--json")
+    code, _, errors = call(*arguments)
+    assert code == 2
+    assert "exists already; continue that run with --resume" in errors
+    before = {path: path.stat().st_mtime_ns for path in (tagged / "run").iterdir()}
+    code, text, _ = call(*arguments, "--resume")
+    assert code == 0
+    assert json.loads(text)["part"] == "validation"
+    assert before == {path: path.stat().st_mtime_ns for path in (tagged / "run").iterdir()}
+
+
+def test_the_table_shows_accuracy_and_spans(call, tagged):
+    code, text, _ = call("evaluate", tagged / "run", tagged / "chunks.txt")
+    assert code == 0
+    assert "span F1" in text
+    assert "100.00 %" in next(line for line in text.splitlines() if "most_frequent_tag" in line)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["x.ts", "--sequence"], ["x.ts", "--sequence", ANY]),
+        (["--sequence", "--label", "y"], ["--sequence", ANY, "--label", "y"]),
+        (["--letters", "-1", "--label", "0"], ["--letters", "-1", "--label", "0"]),
+        (["--letters", "dna"], ["--letters", "dna"]),
+    ],
+)
+def test_a_column_may_follow_or_not(given, expected):
+    assert fill_columns(given, ("--sequence", "--letters")) == expected
