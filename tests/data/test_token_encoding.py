@@ -159,6 +159,10 @@ def test_byte_pairs_know_every_text():
 def test_what_does_not_fit_is_refused():
     with pytest.raises(InputError, match="known: word, char, bpe"):
         TokenPreparation.fit(["a"], unit="syllable")
+    with pytest.raises(InputError, match="maximum_size=0"):
+        TokenPreparation.fit(["a"], maximum_size=0)
+    with pytest.raises(InputError, match="size=100, expected at least 256"):
+        TokenPreparation.fit(["a"], unit="bpe", maximum_size=100)
     with pytest.raises(InputError, match="no token at all"):
         TokenPreparation.fit(["", " "])
     for unit in ("char", "bpe"):

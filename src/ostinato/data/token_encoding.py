@@ -109,7 +109,9 @@ class TokenPreparation:
                 raise InputError(
                     "TokenPreparation: byte pairs need two passes; give a sequence, not an iterator"
                 )
-            byte_pairs = BytePairs.train((_text(item, unit) for item in items), maximum_size or 8000)
+            byte_pairs = BytePairs.train(
+                (_text(item, unit) for item in items), 8000 if maximum_size is None else maximum_size
+            )
         split = _splitter(unit, byte_pairs)
         counts: Counter[str] = Counter()
         values: dict[str, Counter[str]] = {name: Counter() for name in columns}
@@ -124,7 +126,11 @@ class TokenPreparation:
         for token, count in counts.items():
             words[normalised(token, lowercase=lowercase) if is_word else token] += count
         preparation = cls(
-            Vocabulary.fit(words, minimum_count=minimum_count, maximum_size=maximum_size or 100_000),
+            Vocabulary.fit(
+                words,
+                minimum_count=minimum_count,
+                maximum_size=100_000 if maximum_size is None else maximum_size,
+            ),
             unit=unit,
             lowercase=lowercase,
             characters=_count_characters(counts) if is_word and characters else None,
