@@ -124,6 +124,15 @@ def test_gradients_of_spellings_equal_numeric_ones(spelling):
     assert torch.autograd.gradcheck(run, values)
 
 
+@pytest.mark.parametrize("spelling", ["conv", "lstm"])
+def test_autocast_changes_little(spelling, tolerance):
+    encoder, batch = _encoder(spelling).eval(), _batch()
+    expected = encoder(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = encoder(batch)
+    assert (y.float() - expected).abs().max() <= tolerance[torch.bfloat16] * expected.abs().max()
+
+
 def test_rare_words_are_dropped_more_often():
     encoder = TokenEncoder(PLAIN, word_size=1, dropout=0.0, word_dropout=1.0)
     counts = torch.tensor([0, 50, 1, 9, 10**9] + [1] * 25)

@@ -207,7 +207,7 @@ class _Convolution(nn.Module):
             inside = windows.masked_fill((steps >= lengths.unsqueeze(1)).unsqueeze(2), 3 * n)
             answers = F.embedding_bag(inside.view(U * C, 3), table, mode="sum").view(U, C, size)
             is_highest = answers == answers.amax(dim=1, keepdim=True)
-            numbers = steps.to(products.dtype).unsqueeze(1)
+            numbers = steps.float().unsqueeze(1)
             places = torch.where(is_highest, numbers, 0.0).amax(dim=1).long()
         # Looked up once more, where they are highest: the gradient then visits these places alone.
         highest = sum(products.gather(0, windows[:, :, k].gather(1, places)) for k in range(3))
