@@ -65,6 +65,18 @@ def test_trec(tmp_path: Path) -> None:
         read(tmp_path, "DESC:manner\n", "a", format="trec")
 
 
+@LARGE
+def test_trec_lines_without_labels(tmp_path: Path, large_bytes: int) -> None:
+    learned = read(tmp_path, "DESC:manner How did ?\nNUM:x What\n", "a", format="trec")
+    assert learned.reading["classes"] == ["DESC", "NUM"]
+    options = {**learned.reading, "needs_labels": False, "large_bytes": large_bytes}
+    bare = read(tmp_path, "Who is it\nNUM what\n", "b", **options)
+    assert (list(bare.inputs), bare.labels) == (["Who is it", "NUM what"], None)
+    assert bare.notes == ("lines without a known label, all lines read as texts: 1 (the first in line 1)",)
+    labelled = read(tmp_path, "NUM:y what\n", "b", **options)
+    assert (list(labelled.inputs), labelled.labels) == (["what"], ["NUM"])
+
+
 def slots(folder: Path, **texts: str) -> Path:
     for name, text in texts.items():
         (folder / {"words": "seq.in", "tags": "seq.out", "label": "label"}[name]).write_text(
@@ -114,6 +126,10 @@ def test_plain_lines(tmp_path: Path, large_bytes: int) -> None:
         (">a b\nACGT\n", "a.txt", {}, "fasta"),
         ("@problemName x\n@data\n1:a\n", "a.txt", {}, "ts"),
         ("x,y\n1,2\n", "a.txt", {"text": "x"}, "csv"),
+        ("x,y\n1,2\n", "a.txt", {"text": "x", "needs_labels": False}, "csv"),
+        ("hello, you\nthere\n", "a.txt", {"text": "x", "needs_labels": False}, "lines"),
+        ("hello, you\n", "a.txt", {"text": 1, "header": False, "needs_labels": False}, "lines"),
+        ("u\thello, you\n", "a.txt", {"text": 1, "header": False, "needs_labels": False}, "csv"),
         ("1\ta" + "\t_" * 8 + "\n", "a.conll", {}, "conllu"),
         ("a b\n", "a.conll.gz", {}, "conll"),
     ],

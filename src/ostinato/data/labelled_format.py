@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from ostinato.data.conll import looks_like_conllu
-from ostinato.data.files import codec, open_binary
+from ostinato.data.files import SEPARATORS, codec, open_binary
 from ostinato.data.labelled_spec import FORMATS, LabelledSpec
 from ostinato.errors import DataError
 
@@ -18,6 +19,7 @@ _SUFFIXES = {
 }  # fmt: skip
 _PACKED = (".gz", ".xz", ".bz2", ".zip")
 _SAMPLE_BYTES = 1 << 16
+_NUMBER = re.compile(r"-?[0-9]+", re.ASCII)
 
 
 def find_format(path: Path, spec: LabelledSpec) -> str:
@@ -36,7 +38,7 @@ def find_format(path: Path, spec: LabelledSpec) -> str:
     lines = [line.removesuffix("\r") for line in lines[: -1 if len(head) == _SAMPLE_BYTES else None]]
     found = _binary(head) or _columns(lines, spec, by_name) or _by_first_line(lines, spec)
     is_table = spec.kind != "tokens" and not (spec.text is spec.label is spec.series is None)
-    if found is None and is_table:
+    if found is None and is_table and (spec.needs_labels or _has_column(lines, spec)):
         found = "csv"
     if found is None and (not spec.needs_labels or not any(map(str.strip, lines))):
         found = "lines"
@@ -94,3 +96,20 @@ def _by_first_line(lines: list[str], spec: LabelledSpec) -> str | None:
     if any(line.lower() == "@data" for line in full):
         return "ts"
     return None
+
+
+def _has_column(lines: list[str], spec: LabelledSpec) -> bool:
+    """Whether the lines are a table with the column of the input, rather than inputs alone."""
+    wanted = spec.text if spec.text is not None else spec.series
+    full = [line for line in lines if line.strip()]
+    if wanted is None or not full:
+        return True
+    for separator in SEPARATORS if spec.separator is None else spec.separator:
+        rows = [line.split(separator) for line in full]
+        if spec.header and str(wanted) in [name.strip(' "') for name in rows[0]]:
+            return True
+        # One line with a comma may be a sentence; several with as many commas each are a table.
+        is_even = len({len(row) for row in rows}) == 1 and (len(rows) > 1 or separator == "\t")
+        if _NUMBER.fullmatch(str(wanted)) and is_even and len(rows[0]) > max(1, int(wanted)):
+            return True
+    return False

@@ -45,6 +45,8 @@ class LabelledSpec:
         time: of signals in long format, the column to sort each signal by; None keeps the order of the rows.
         values: of signals in tables, the columns with the numbers; None takes all that have no other role.
         length: the key of the lengths in .npz.
+        classes: of trec files, what a label can be; where labels are not needed and a line starts with
+            something else, all lines are texts without labels.
         header: whether the first line of a CSV file holds the names.
         encoding: of the text; None is UTF-8 (trec: UTF-8 where the bytes are, else latin-1).
         separator: of the fields of a CSV or CoNLL file.
@@ -67,6 +69,7 @@ class LabelledSpec:
     time: Column | None = None
     values: Sequence[Column] | None = None
     length: str | None = None
+    classes: Sequence[str] | None = None
     header: bool = True
     encoding: str | None = None
     separator: str | None = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
 
@@ -33,14 +34,19 @@ def read_lines(path: str | Path, spec: LabelledSpec) -> Examples:
     def parse(span: Span, _: Findings) -> Row:
         return Row(as_input(file.text(span), kind, lambda message: file.error(message, span.line)))
 
-    collector = Collector(kind, str(path), spec, Findings(), has_labels=False)
+    findings = Findings()
+    if spec.text is not None and kind != "tokens":
+        findings.add("file without the column of a table, each line read as an input", 1)
+    collector = Collector(kind, str(path), spec, findings, has_labels=False)
     return collect_file(file, file.lines(), parse, collector, {"kind": kind})
 
 
 def read_trec(path: str | Path, spec: LabelledSpec) -> Examples:
     """A label, a blank and a text on each line; of a label COARSE:fine the coarse part is kept.
 
-    Without `spec.encoding` the file is read as UTF-8 if all of it is, else as latin-1 (noted).
+    Where labels are not needed, a file with a line that does not start with one of `spec.classes` is read as
+    texts without labels (noted). Without `spec.encoding` the file is read as UTF-8 if all of it is, else as
+    latin-1 (noted).
 
     Raises DataError for a line that holds only a label.
     """
@@ -51,19 +57,38 @@ def read_trec(path: str | Path, spec: LabelledSpec) -> Examples:
         findings.add("bytes that are not UTF-8, file read as latin-1", wrong)
         file = TextFile(path, encoding="latin-1", large_bytes=spec.large_bytes)
     kind = spec.kind or "text"
+    bare = None if spec.needs_labels else _first_without(file, spec.classes)
+    if bare is not None:
+        findings.add("lines without a known label, all lines read as texts", bare)
 
     def parse(span: Span, _: Findings) -> Row:
-        label, blank, text = file.text(span).partition(" ")
-        if not blank and "\t" in label:
-            label, blank, text = label.partition("\t")
-        if not blank:
-            raise file.error("expected a label, a blank and a text, found one word", span.line)
-        coarse = label.partition(":")[0] or label
-        return Row(as_input(text, kind, lambda message: file.error(message, span.line)), coarse)
+        label, text = (None, file.text(span)) if bare is not None else _label_and_text(file, span)
+        return Row(as_input(text, kind, lambda message: file.error(message, span.line)), label)
 
     spans = (span for span in file.lines() if file.data[span.start : span.stop].strip())
-    collector = Collector(kind, str(path), spec, findings, has_labels=True)
-    return collect_file(file, spans, parse, collector, {"kind": kind, "format": "trec"})
+    collector = Collector(kind, str(path), spec, findings, has_labels=bare is None)
+    examples = collect_file(file, spans, parse, collector, {"kind": kind, "format": "trec"})
+    classes = spec.classes if spec.classes is not None else sorted(set(examples.labels or ()))
+    return replace(examples, reading={**examples.reading, "classes": list(classes)})
+
+
+def _label_and_text(file: TextFile, span: Span) -> tuple[str, str]:
+    label, blank, text = file.text(span).partition(" ")
+    if not blank and "\t" in label:
+        label, blank, text = label.partition("\t")
+    if not blank:
+        raise file.error("expected a label, a blank and a text, found one word", span.line)
+    return label.partition(":")[0] or label, text
+
+
+def _first_without(file: TextFile, classes: Sequence[str] | None) -> int | None:
+    """The first line that starts with none of the classes."""
+    known = None if classes is None else set(classes)
+    for span in file.lines():
+        first = file.text(span).split(maxsplit=1)[:1]
+        if known is not None and first and (first[0].partition(":")[0] or first[0]) not in known:
+            return span.line
+    return None
 
 
 def _first_not_utf8(file: TextFile) -> int | None:
