@@ -118,11 +118,9 @@ class Clock:
 
     def end(self, state: State, mask: Tensor | None, resets: Tensor | None) -> dict[str, Tensor]:
         """The leaves after the stretch."""
-        n_steps = self.t.shape[1]
-        n_real = n_steps if mask is None else mask.sum(1)
-        n_resets = 0 if resets is None else resets.sum(1)
-        ended = {"t": state.t + n_real, "episode": state.episode + n_resets}
-        return {"row": self.row, **ended, "key": self.key}
+        t = state.t + (self.t.shape[1] if mask is None else mask.sum(1))
+        episode = state.episode if resets is None else state.episode + resets.sum(1)
+        return {"row": self.row, "t": t, "episode": episode, "key": self.key}
 
     def flipped(self, state: State, resets: Tensor | None) -> Clock:
         """In the order in which the reverse direction works; `resets` (B, T) as it meets them."""

@@ -210,14 +210,15 @@ class Stack(nn.Module):
     ) -> Output:
         B, mask = x.shape[0], stretch.mask
         draws_masks = self._draws_masks and self.training
-        if state is None and not draws_masks:
-            leaves, clocks = self._all_initial_leaves(B, like), []
+        if state is None:
+            leaves = self._all_initial_leaves(B, like)
+            place = State(self._clock_leaves(B, like.device) if draws_masks else {})
         else:
-            state = self.initial_state(B) if state is None else arguments.check_state(self._name, state)
+            place = state = arguments.check_state(self._name, state)
             if draws_masks:
-                state = self._with_clock(state, B, like.device)
+                place = state = self._with_clock(state, B, like.device)
             leaves = self._unstack_leaves(state, B, like)
-            clocks = self._clocks(state, stretch) if "row" in state else []
+        clocks = self._clocks(place, stretch) if "row" in place else []
         path = self._choose(Request(stretch.resets is not None, return_states, self.training))
         if self._strict and path.is_fallback:
             raise InputError(f"{self._name}: strict=True, and this call would take {path}")
@@ -231,15 +232,15 @@ class Stack(nn.Module):
             # What stands in the padding may be NaN; 0·NaN in a backward product would spread it.
             x = x.masked_fill(~mask.unsqueeze(2), 0.0)
         if stretch.n_steps == 0:
-            now = self._stack_leaves(leaves) if state is None else state
+            now = self._stack_leaves(leaves).replace(**place) if state is None else state
             kept = None
             if return_states:
                 kept = self._stack_leaves(leaves).map(lambda leaf: leaf.unsqueeze(1)[:, :0])
             return Output(x.new_zeros(B, 0, self.output_size), now, kept, mask, self.num_directions)
         y, final, states = self._run_layers(x, leaves, stretch, clocks, path.path, return_states)
         new_state = self._stack_leaves(final)
-        if clocks and state is not None:
-            new_state = new_state.replace(**clocks[0].end(state, mask, stretch.resets))
+        if clocks:
+            new_state = new_state.replace(**clocks[0].end(place, mask, stretch.resets))
         kept = self._stack_leaves(states, axis=2) if return_states else None
         return Output(y, new_state, kept, mask, self.num_directions)
 
