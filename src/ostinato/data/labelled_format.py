@@ -35,7 +35,9 @@ def find_format(path: Path, spec: LabelledSpec) -> str:
     with open_binary(path) as raw:
         head = raw.read(_SAMPLE_BYTES)
     lines = head.decode(codec(spec.encoding or "utf-8"), "replace").removeprefix("\ufeff").split("\n")
-    lines = [line.removesuffix("\r") for line in lines[: -1 if len(head) == _SAMPLE_BYTES else None]]
+    if len(head) == _SAMPLE_BYTES:
+        lines = lines[:-1] or lines  # the last is cut off
+    lines = [line.removesuffix("\r") for line in lines]
     found = _binary(head) or _columns(lines, spec, by_name) or _by_first_line(lines, spec)
     is_table = spec.kind != "tokens" and not (spec.text is spec.label is spec.series is None)
     if found is None and is_table and (spec.needs_labels or _has_column(lines, spec)):
