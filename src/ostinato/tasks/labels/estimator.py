@@ -154,7 +154,7 @@ class LabelEstimator(Estimator):
         check_sizes(type(self).__name__, **{n: v for n, v in sizes.items() if v is not None})
         if settings.dropout is not None and not 0 <= settings.dropout < 1:
             raise InputError(f"dropout is {settings.dropout!r}, expected a number from 0 to below 1")
-        if not 0 < settings.held_out < 1:
+        if settings.held_out is not None and not 0 < settings.held_out < 1:
             raise InputError(f"held_out is {settings.held_out!r}, expected a fraction between 0 and 1")
         settings._check_cell()
         given = ("epochs", "max_time_s", "learning_rate", "weight_decay", "seed")

@@ -30,6 +30,8 @@ from ostinato.tasks.labels.tagger_scores import exact_match, label_scores, tag_s
 from ostinato.tasks.labels.tagger_writing import Annotation, annotate, is_columns
 
 BLOCK = 4096  # sentences whose numbers and answers are in memory at once
+STEPS = 2500  # of the optimizer, which small sets get by more passes
+MOST_HELD_OUT = 500  # sentences that are held out where nobody says how many
 CALIBRATED = 20_000  # tokens that the temperature is fitted to, at most
 
 
@@ -61,6 +63,8 @@ class Tagger(LabelEstimator):
     """Learn spans of BIO with tags of their own for their last tokens."""
     vectors: str | None = None
     """A file of word vectors: a word and its numbers on a line."""
+    held_out: float | None = None  # type: ignore[assignment]
+    """Share of the sentences to validate on where no `valid` is given; None: a tenth, of many 500."""
     word_size: int | None = None
     """Width of the embedding of a word."""
 
@@ -158,11 +162,14 @@ class Tagger(LabelEstimator):
         return list(answers.labels)
 
     def _choose(self, data: Examples) -> dict[str, Any]:
+        n = len(data)
+        batch_size = self.settings_.batch_size or (32 if n >= 4000 else 16 if n >= 800 else 8)
         return {
-            "cell": "lstm", "hidden_size": 200, "num_layers": 1, "dropout": 0.4, "epochs": 12,
-            "max_time_s": 480.0, "batch_size": 32, "learning_rate": 3e-3, "weight_decay": 0.01,
-            "decoder": "crf" if self.answers_.spelling.has_spans else "softmax", "word_size": 100,
-            "joint": bool(self.answers_.labels),
+            "cell": "lstm", "hidden_size": 200, "num_layers": 1, "dropout": 0.4, "word_size": 100,
+            "batch_size": batch_size, "epochs": int(np.clip(STEPS * batch_size // n, 12, 60)),
+            "max_time_s": 480.0, "learning_rate": 3e-3, "weight_decay": 0.01,
+            "held_out": min(0.1, MOST_HELD_OUT / n), "joint": bool(self.answers_.labels),
+            "decoder": "crf" if self.answers_.spelling.has_spans else "softmax",
         }  # fmt: skip
 
     def _strata(self, data: Examples) -> Sequence[str] | None:
