@@ -25,6 +25,8 @@ class LetterClassifier(nn.Module):
         letters: V, different letters; number V is the unknown one.
         output_size: K classes.
         places: how many places have a vector, 0 for none.
+        stride: letters that become one step, their vectors side by side; the last step is filled up with
+            zeros.
         embedding_size: width of the vectors.
         cell, hidden_size, num_layers, bidirectional, pooling, dropout: as in `ArrayClassifier`.
 
@@ -38,6 +40,7 @@ class LetterClassifier(nn.Module):
         output_size: int,
         *,
         places: int = 0,
+        stride: int = 1,
         embedding_size: int = 32,
         cell: str | type[Cell] = "gru",
         hidden_size: int = 64,
@@ -46,13 +49,13 @@ class LetterClassifier(nn.Module):
         dropout: float = 0.3,
     ):
         super().__init__()
-        check_sizes("LetterClassifier", letters=letters, embedding_size=embedding_size)
-        self.letters = letters
+        check_sizes("LetterClassifier", letters=letters, embedding_size=embedding_size, stride=stride)
+        self.letters, self.stride = letters, stride
         self.embedding = nn.Parameter(torch.randn(letters, embedding_size))
         self.places = nn.Parameter(torch.randn(places, embedding_size) * 0.1) if places else None
         self.dropout = nn.Dropout(dropout)
         self.body = ArrayClassifier(
-            embedding_size, output_size, cell=cell, hidden_size=hidden_size, num_layers=num_layers,
+            stride * embedding_size, output_size, cell=cell, hidden_size=hidden_size, num_layers=num_layers,
             pooling=pooling, dropout=dropout, noise=0.0,
         )  # fmt: skip
 
@@ -63,9 +66,16 @@ class LetterClassifier(nn.Module):
         if self.places is not None:
             T = x.shape[1]
             x = x + F.pad(self.places[:T], (0, 0, 0, max(T - len(self.places), 0)))
+        lengths = batch.get("lengths")
+        if self.stride > 1:
+            if lengths is not None:
+                steps = torch.arange(x.shape[1], device=x.device)
+                x = x * (steps < lengths.unsqueeze(1)).unsqueeze(2)
+                lengths = (lengths + self.stride - 1) // self.stride
+            x = F.pad(x, (0, 0, 0, -x.shape[1] % self.stride)).unflatten(1, (-1, self.stride)).flatten(2)
         named = {"x": self.dropout(x)}
-        if "lengths" in batch:
-            named["lengths"] = batch["lengths"]
+        if lengths is not None:
+            named["lengths"] = lengths
         logits: Tensor = self.body(Batch(named))
         return logits
 

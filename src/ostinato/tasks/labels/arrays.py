@@ -16,12 +16,15 @@ from ostinato.data.examples import Examples
 from ostinato.data.scaling import Scaling
 from ostinato.errors import DataError, SizeError
 from ostinato.models.array_classifier import ArrayClassifier
+from ostinato.models.wide import WideAndDeep
 from ostinato.tasks.labels.inputs import how_many
+from ostinato.tasks.labels.summaries import PARTS, SummaryFeatures
 from ostinato.types import Batch
 
 # Steps that a recurrent network reads well and quickly; longer sequences are read several steps at once.
 LONGEST = 384
 WIDEST = 512
+WIDEST_SUMMARIES = 512
 CACHED_BYTES = 256 << 20
 SPEED_HZ = 60_000.0
 USUAL_S = 240.0
@@ -40,13 +43,16 @@ class ArrayInputs:
         width: D.
         stride: steps read at once.
         scaling: of the 3·D numbers of a step.
+        summaries: what the linear model beside the network reads; None where D is large.
     """
 
     folds: ClassVar[bool] = True
+    linear_over: ClassVar[str] = "summary statistics"
 
     width: int
     stride: int
     scaling: Scaling
+    summaries: SummaryFeatures | None
 
     @classmethod
     def choose(cls, data: Examples, settings: Any) -> dict[str, Any]:
@@ -89,7 +95,10 @@ class ArrayInputs:
         if not len(flat):
             raise SizeError(f"{learned.source}: every sequence is empty; at least one needs a step")
         lengths = np.array([shape[0] for shape in shapes])
-        return cls(width, _stride(lengths, width), Scaling.fit(flat))
+        summaries = SummaryFeatures() if width <= WIDEST_SUMMARIES else None
+        if summaries is not None:
+            summaries.fit(learned.inputs)
+        return cls(width, _stride(lengths, width), Scaling.fit(flat), summaries)
 
     def encode(self, inputs: Sequence[Any]) -> EncodedArrays:
         """Ready for batches.
@@ -112,8 +121,8 @@ class ArrayInputs:
         return x.reshape(-1, self.stride * x.shape[1])
 
     def build(self, output_size: int, settings: Any) -> nn.Module:
-        """An `ArrayClassifier`."""
-        return ArrayClassifier(
+        """An `ArrayClassifier`, with a linear model over summary statistics beside it."""
+        network = ArrayClassifier(
             3 * self.width * self.stride,
             output_size,
             cell=settings.cell,
@@ -121,32 +130,48 @@ class ArrayInputs:
             num_layers=settings.num_layers,
             dropout=settings.dropout,
         )
+        if self.summaries is None:
+            return network
+        return WideAndDeep(network, PARTS * self.width, output_size)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {"width": self.width, "stride": self.stride, "scaling": self.scaling.to_json()}
+        return {
+            "width": self.width,
+            "stride": self.stride,
+            "scaling": self.scaling.to_json(),
+            "summaries": None if self.summaries is None else self.summaries.to_json(),
+        }
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`."""
-        return cls(int(stored["width"]), int(stored["stride"]), Scaling.from_json(stored["scaling"]))
+        summaries = None if stored["summaries"] is None else SummaryFeatures()
+        if summaries is not None:
+            summaries.take_json(stored["summaries"])
+        scaling = Scaling.from_json(stored["scaling"])
+        return cls(int(stored["width"]), int(stored["stride"]), scaling, summaries)
 
 
 class EncodedArrays:
     """Arrays as batches; those of a small set are prepared once, of a large one whenever they are needed."""
+
+    # Summaries are dense and often as many as the examples.
+    penalties: ClassVar[tuple[float, ...]] = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1)
 
     def __init__(self, prepared: ArrayInputs, inputs: Sequence[Any]):
         self._prepared, self._inputs = prepared, inputs
         sizes = np.array([len(one) for one in inputs], np.int64)
         self.lengths = -(-sizes // prepared.stride)
         size_bytes = int(sizes.sum()) * prepared.width * 12
+        self.linear = None if prepared.summaries is None else prepared.summaries.rows(inputs)
         self._rows = [prepared.row(one) for one in inputs] if size_bytes <= CACHED_BYTES else None
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def batch(self, rows: Any) -> Batch:
-        """`x` (B, T, D), and `lengths` (B,) where they differ."""
+        """`x` (B, T, D), `lengths` (B,) where they differ, and the summaries as `ngrams`."""
         chosen = np.asarray(rows, np.int64)
         if self._rows is not None:
             x = padded([self._rows[i] for i in chosen])
@@ -156,6 +181,8 @@ class EncodedArrays:
         if x.shape[1] == 0:
             x = x.new_zeros(len(chosen), 1, x.shape[2])
         batch = Batch(x=x)
+        if self.linear is not None:
+            batch.update(self.linear.batch(chosen))
         if (lengths < x.shape[1]).any():
             batch["lengths"] = torch.from_numpy(lengths)
         return batch

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ostinato.data.examples import Examples, Tree
 from ostinato.tasks.labels.splitting import Rows
+from ostinato.tasks.labels.summaries import SummaryFeatures
 
 USUAL_S = 30.0
 SHARE = 0.1  # of the time that is left
@@ -119,45 +120,6 @@ class PlaceFeatures:
     def take_json(self, stored: Mapping[str, Any]) -> None:
         """The inverse of `to_json`."""
         self.alphabet, self.places = str(stored["alphabet"]), int(stored["places"])
-
-
-class SummaryFeatures:
-    """Arrays to their means, spreads, extremes, ends and mean changes, column by column, standardised."""
-
-    def __init__(self) -> None:
-        self.name = "summary_logistic_regression"
-
-    def fit(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
-        """Statistics, and what standardises them."""
-        raw = self._raw(inputs)
-        self.mean, spread = raw.mean(axis=0), raw.std(axis=0)
-        self.spread = np.where(spread > 1e-12 * (1.0 + np.abs(self.mean)), spread, 1.0)
-        return self.transform(inputs)
-
-    def transform(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
-        """(N, 8·D)."""
-        return (self._raw(inputs) - self.mean) / self.spread
-
-    def _raw(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
-        rows = []
-        for one in inputs:
-            x = np.asarray(one, np.float64)
-            if not len(x):
-                rows.append(np.zeros(8 * x.shape[1]))
-                continue
-            changes = np.abs(np.diff(x, axis=0)).mean(axis=0) if len(x) > 1 else np.zeros(x.shape[1])
-            length = np.full(x.shape[1], float(len(x)))
-            parts = [x.mean(0), x.std(0), x.min(0), x.max(0), x[0], x[-1], changes, length]
-            rows.append(np.concatenate(parts))
-        return np.stack(rows)
-
-    def to_json(self) -> dict[str, Any]:
-        """Means and spreads."""
-        return {"mean": self.mean.tolist(), "spread": self.spread.tolist()}
-
-    def take_json(self, stored: Mapping[str, Any]) -> None:
-        """The inverse of `to_json`."""
-        self.mean, self.spread = np.asarray(stored["mean"]), np.asarray(stored["spread"])
 
 
 def features_for(examples: Examples) -> Features:

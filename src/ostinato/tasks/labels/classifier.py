@@ -271,8 +271,8 @@ class Classifier(LabelEstimator):
         scales = blend_linear(self._ensemble, checks)
         if scales is not None:
             self.notes_.append(
-                f"the answer weighs the network by {scales[0]:.2f} and a linear model over n-grams by "
-                f"{scales[1]:.2f}, as held-out examples speak for them"
+                f"the answer weighs the network by {scales[0]:.2f} and a linear model over "
+                f"{self.preparation_.linear_over} by {scales[1]:.2f}, as held-out examples speak for them"
             )
         usable = np.flatnonzero((checks.codes >= 0) & (checks.lengths > 0))
         probabilities = self._raw_probabilities(checks)

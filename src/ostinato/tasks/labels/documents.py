@@ -39,6 +39,7 @@ class DocumentInputs:
     """
 
     folds: ClassVar[bool] = True
+    linear_over: ClassVar[str] = "n-grams"
 
     tokens: TokenPreparation
     ngrams: NgramFeatures

@@ -19,10 +19,13 @@ from ostinato.types import Batch
 class Inputs(Protocol):
     """One kind of input of a classifier: its numbers, its network, its sizes.
 
-    `folds` says whether each member of an ensemble may be trained without other examples.
+    `folds` says whether each member of an ensemble may be trained without other examples; `linear_over` what
+    the linear model beside the network reads, where there is one. What `encode` gives then has `linear` rows,
+    and `penalties` to try on them.
     """
 
     folds: ClassVar[bool]
+    linear_over: ClassVar[str]
 
     @classmethod
     def choose(cls, data: Examples, settings: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from ostinato.data.examples import Examples
@@ -21,6 +22,8 @@ from ostinato.tasks.labels.texts import RARE_TEXTS, EncodedTexts
 from ostinato.types import Batch
 
 MOST_PLACES = 1024
+# Steps that a recurrent network reads well and quickly, and letters that may become one of them.
+LONGEST, MOST_AT_ONCE = 512, 16
 SPEED_HZ = 60_000.0
 USUAL_S = 240.0
 
@@ -32,20 +35,24 @@ class LetterInputs:
     Attributes:
         alphabet: letters that the training part has, in order; any other is the unknown one.
         places: the length that all rows of the training part have, up to 1,024; else 0.
+        stride: letters that are read at once, several where rows are long.
         ngrams: of the linear model: letters in a row, each with its place where there are places.
     """
 
     folds: ClassVar[bool] = True
+    linear_over: ClassVar[str] = "runs of letters"
 
     alphabet: str
     places: int
+    stride: int
     ngrams: NgramFeatures
 
     @classmethod
     def choose(cls, data: Examples, settings: Any) -> dict[str, Any]:
         """Parameters by the amount of data and, where it is limited, of time."""
         N = len(data)
-        steps = float(sum(len(one) for one in data.inputs))
+        lengths = np.array([len(one) for one in data.inputs])
+        steps = float((lengths / _stride(lengths)).sum())
         epochs = int(np.clip(12 * 3000 / max(N, 1), 8, 40))
         passes = how_many(steps * epochs, settings.max_time_s, speed_hz=SPEED_HZ, usual_s=USUAL_S)
         return {
@@ -68,14 +75,13 @@ class LetterInputs:
             DataError: there is none.
         """
         counts: Counter[str] = Counter()
-        lengths = set()
+        lengths = []
         for one in learned.inputs:
             counts.update(one.upper())
-            lengths.add(len(one))
+            lengths.append(len(one))
         if not counts:
             raise DataError("the training part has no letter at all", path=learned.source or None)
-        places = lengths.pop() if len(lengths) == 1 else 0
-        places = places if places <= MOST_PLACES else 0
+        places = lengths[0] if len(set(lengths)) == 1 and lengths[0] <= MOST_PLACES else 0
         ngrams = NgramFeatures.fit(
             learned.inputs,
             word=None,
@@ -83,7 +89,7 @@ class LetterInputs:
             place=(1, 4) if places else None,
             min_documents=1 if len(learned) < RARE_TEXTS else 3,
         )
-        return cls("".join(sorted(counts)), places, ngrams)
+        return cls("".join(sorted(counts)), places, _stride(np.array(lengths)), ngrams)
 
     def encode(self, inputs: Sequence[str]) -> EncodedTexts:
         """Ready for batches."""
@@ -95,6 +101,7 @@ class LetterInputs:
             len(self.alphabet),
             output_size,
             places=self.places,
+            stride=self.stride,
             cell=settings.cell,
             hidden_size=settings.hidden_size,
             num_layers=settings.num_layers,
@@ -104,13 +111,18 @@ class LetterInputs:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {"alphabet": self.alphabet, "places": self.places, "ngrams": self.ngrams.to_json()}
+        return {
+            "alphabet": self.alphabet,
+            "places": self.places,
+            "stride": self.stride,
+            "ngrams": self.ngrams.to_json(),
+        }
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`."""
         ngrams = NgramFeatures.from_json(stored["ngrams"])
-        return cls(str(stored["alphabet"]), int(stored["places"]), ngrams)
+        return cls(str(stored["alphabet"]), int(stored["places"]), int(stored["stride"]), ngrams)
 
 
 class EncodedLetters:
@@ -139,3 +151,8 @@ class EncodedLetters:
         if (lengths < T).any():
             batch["lengths"] = torch.from_numpy(lengths)
         return batch
+
+
+def _stride(lengths: NDArray[np.int64]) -> int:
+    typical = float(np.quantile(lengths, 0.9)) if len(lengths) else 1.0
+    return int(np.clip(np.ceil(typical / LONGEST), 1, MOST_AT_ONCE))

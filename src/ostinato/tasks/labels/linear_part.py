@@ -1,4 +1,4 @@
-"""The linear model over n-grams beside a network: solved before training, weighed against it afterwards."""
+"""The linear model beside a network: solved before training, weighed against it afterwards."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ def fit_linear(network: Ensemble, inputs: Labelled, checks: Labelled, left_s: fl
             source = inputs
         assert source.codes is not None
         member.wide.fit(
-            inputs.inputs.ngrams.batch(learned),  # type: ignore[attr-defined]
+            inputs.inputs.linear.batch(learned),  # type: ignore[attr-defined]
             torch.from_numpy(inputs.codes[learned]),
-            checks=source.inputs.ngrams.batch(apart),  # type: ignore[attr-defined]
+            checks=source.inputs.linear.batch(apart),  # type: ignore[attr-defined]
             checks_y=torch.from_numpy(source.codes[apart]),
+            penalties=inputs.inputs.penalties,  # type: ignore[attr-defined]
             max_time_s=limit_s,
         )
 

@@ -15,7 +15,7 @@ from ostinato.data.ngrams import NgramFeatures, NgramRows
 from ostinato.data.token_encoding import TokenPreparation
 from ostinato.data.word_vectors import WordVectors
 from ostinato.models.text_classifier import TextClassifier
-from ostinato.models.wide import WideAndDeep
+from ostinato.models.wide import PENALTIES, WideAndDeep
 from ostinato.tasks.labels.inputs import how_many
 from ostinato.types import Batch
 
@@ -37,6 +37,7 @@ class TextInputs:
     """
 
     folds: ClassVar[bool] = True
+    linear_over: ClassVar[str] = "n-grams"
 
     tokens: TokenPreparation
     ngrams: NgramFeatures
@@ -112,13 +113,14 @@ class EncodedTexts:
 
     Attributes:
         tokens: `EncodedTokens`, or `EncodedDocuments`.
-        ngrams: as many rows.
+        linear: as many rows for the linear model.
         notes: what was peculiar about the inputs.
     """
 
     tokens: Any
-    ngrams: NgramRows
+    linear: NgramRows
     notes: list[str] = field(default_factory=list)
+    penalties: ClassVar[tuple[float, ...]] = PENALTIES
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -131,7 +133,7 @@ class EncodedTexts:
     def batch(self, rows: Any) -> Batch:
         """The fields of the tokens and those of the n-grams."""
         chosen = np.asarray(rows, np.int64)
-        return Batch({**self.tokens.batch(chosen), **self.ngrams.batch(chosen)})
+        return Batch({**self.tokens.batch(chosen), **self.linear.batch(chosen)})
 
 
 def fit_tokens(items: Iterable[Any], learned: Examples, settings: Any, **options: Any) -> TokenPreparation:

@@ -25,6 +25,7 @@ class TreeInputs:
 
     # The loss is that of all nodes, so that examples cannot be left out one by one.
     folds: ClassVar[bool] = False
+    linear_over: ClassVar[str] = ""
 
     trees: TreePreparation
 
