@@ -82,21 +82,30 @@ void fill_panel(const BackWork<real>& w, int64_t s, int64_t r) {
   }
 }
 
-// Split dh (P) into what goes past the step (stays in dh) and what enters it (returned in `d_new`).
+// Split a gradient under zoneout, units [u, n): `d` keeps what enters the step, `d_past` receives what goes past it.
 template <typename real>
-void split_zoneout(real* d, real* d_new, const uint8_t* stays, bool random, double probability, int64_t n,
-                   int64_t n_padded) {
-  const real p = static_cast<real>(probability);
-  for (int64_t u = 0; u < n_padded; u += kLanes<real>) {
-    const Vector<real> whole = first_lanes<real>(load(d + u), n - u), zero = {};
-    if (random) {
-      const auto stay = load_flags<real>(stays + u, n - u);
-      store(d + u, stay ? whole : zero);
-      store(d_new + u, stay ? zero : whole);
-    } else {
-      store(d + u, p * whole);
-      store(d_new + u, (1 - p) * whole);
-    }
+OSTINATO_INLINE void pass_by(Vector<real>& d, Vector<real>& d_past, const uint8_t* stays, double probability,
+                             int64_t u, int64_t n) {
+  if (stays) {
+    const auto stay = load_flags<real>(stays + u, n - u);
+    const Vector<real> zero = {};
+    d_past = stay ? d : zero;
+    d = stay ? zero : d;
+  } else {
+    d_past = d * static_cast<real>(probability);
+    d = d * static_cast<real>(1 - probability);
+  }
+}
+
+// The same of dh, a row of P: what goes past the step stays in `d`, what enters it goes to `d_new`.
+template <typename real>
+void split_h(const BackWork<real>& w, int64_t s, int64_t r, real* d, real* d_new) {
+  const uint8_t* stays = w.layer.random ? w.zoneout_row(w.call.masks.zoneout_h, s, r, w.P) : nullptr;
+  for (int64_t u = 0; u < w.Pp; u += kLanes<real>) {
+    Vector<real> enters = first_lanes<real>(load(d + u), w.P - u), past;
+    pass_by<real>(enters, past, stays, w.layer.zoneout_h, u, w.P);
+    store(d + u, past);
+    store(d_new + u, enters);
   }
 }
 
@@ -125,17 +134,21 @@ void lstm_row_backward(const BackWork<real>& w, int64_t s, int64_t r, const real
   const real* before = w.c_before(s, r);
   const real* d_cells = w.call.d_cells ? as<real>(w.call.d_cells) + w.place(s, r) * w.H : nullptr;
   const int64_t Hp = w.Hp;
+  const bool zones = w.layer.zoneout_c > 0;
+  const uint8_t* stays = zones && w.layer.random ? w.zoneout_row(w.call.masks.zoneout_c, s, r, w.H) : nullptr;
   for (int64_t u = w.units.begin; u < w.units.end; u += kLanes<real>) {
     const Vector<real> i = load(gates + u), f = load(gates + Hp + u), g = load(gates + 2 * Hp + u),
                        o = load(gates + 3 * Hp + u), old = load(before + u), d = load(d_new + u);
     const Vector<real> seen = tanh(fma(f, old, i * g));
-    Vector<real> d_now = fma(d * o, fma(-seen, seen, broadcast(real(1))), load(d_c + u));
-    if (d_cells && u < w.H) d_now += load_part(d_cells + u, w.H - u);
+    Vector<real> d_state = load(d_c + u), d_past = {};
+    if (d_cells && u < w.H) d_state += load_part(d_cells + u, w.H - u);
+    if (zones) pass_by<real>(d_state, d_past, stays, w.layer.zoneout_c, u, w.H);
+    const Vector<real> d_now = fma(d * o, fma(-seen, seen, broadcast(real(1))), d_state);
     store(gates + u, through_sigmoid<real>(d_now * g, i));
     store(gates + Hp + u, through_sigmoid<real>(d_now * old, f));
     store(gates + 2 * Hp + u, through_tanh<real>(d_now * i, g));
     store(gates + 3 * Hp + u, through_sigmoid<real>(d * seen, o));
-    store(d_c + u, d_now * f);
+    store(d_c + u, fma(d_now, f, d_past));
   }
 }
 
@@ -178,15 +191,7 @@ void lstm_row_backward_with_options(const BackWork<real>& w, int64_t s, int64_t 
     const Vector<real> i = load(g_i + u), g = load(gate_g + u), old = load(before + u), d_o = load(gate_o + u);
     const Vector<real> f = layer.coupled ? real(1) - i : load(g_f + u);
     Vector<real> d_state = load(d_c + u), d_past = {};
-    if (stays) {
-      const auto stay = load_flags<real>(stays + u, w.H - u);
-      const Vector<real> zero = {};
-      d_past = stay ? d_state : zero;
-      d_state = stay ? zero : d_state;
-    } else if (layer.zoneout_c > 0) {
-      d_past = d_state * static_cast<real>(layer.zoneout_c);
-      d_state = d_state * static_cast<real>(1 - layer.zoneout_c);
-    }
+    if (layer.zoneout_c > 0) pass_by<real>(d_state, d_past, stays, layer.zoneout_c, u, w.H);
     Vector<real> d_now = load(normed + u) + d_state;
     if (peep) d_now = fma(d_o, load(peep + (g_o - 1) * Hp + u), d_now);
     const Vector<real> d_i = through_sigmoid<real>(layer.coupled ? d_now * (g - old) : d_now * g, i);
@@ -266,8 +271,9 @@ void back_product(BackWork<real>& w, int64_t s, int64_t n, int64_t column, int64
 }
 
 template <typename real>
-void plain_step_backward(BackWork<real>& w, int64_t s, int64_t n, const Team& team) {
+void fused_step_backward(BackWork<real>& w, int64_t s, int64_t n, const Team& team) {
   const int64_t Hp = w.Hp;
+  const bool zones = w.layer.zoneout_h > 0;
   for (int64_t r = w.r_begin; r < w.r_begin + n; ++r) {
     real* d_h = w.shared.d_h + r * Hp;
     if (w.call.d_y) {
@@ -277,18 +283,20 @@ void plain_step_backward(BackWork<real>& w, int64_t s, int64_t n, const Team& te
       for (; u + kLanes<real> <= end; u += kLanes<real>) store(d_h + u, load(d_h + u) + load(d_y + u));
       for (; u < end; ++u) d_h[u] += d_y[u];
     }
+    real* d_new = zones ? w.narrow + (r - w.r_begin) * Hp : d_h;
+    if (zones) split_h(w, s, r, d_h, d_new);
     if (w.layer.cell == Cell::lstm)
-      lstm_row_backward(w, s, r, d_h);
+      lstm_row_backward(w, s, r, d_new);
     else if (w.layer.cell == Cell::gru)
-      gru_row_backward(w, s, r, d_h, d_h, false);
+      gru_row_backward(w, s, r, d_new, d_h, zones);
     else
-      rnn_row_backward(w, s, r, d_h);
+      rnn_row_backward(w, s, r, d_new);
     if (!w.call.recompute && team.worker == 0) fill_panel(w, s, r);
   }
   // Every unit's gradient goes into every unit of the old h.
   team.meet();
   back_product(w, s, n, w.slots.hh(w.layer, 0), w.G * Hp, w.packed.hh, w.shared.d_h + w.r_begin * Hp,
-               w.layer.cell == Cell::gru);
+               zones || w.layer.cell == Cell::gru);
 }
 
 template <typename real>
@@ -303,8 +311,7 @@ void step_backward_with_options(BackWork<real>& w, int64_t s, int64_t n, real* s
       for (int64_t u = 0; u < w.P; ++u) d_h[u] += d_y[u];
     }
     if (layer.zoneout_h > 0) {
-      const uint8_t* stays = layer.random ? w.zoneout_row(w.call.masks.zoneout_h, s, r, w.P) : nullptr;
-      split_zoneout(d_h, d_new, stays, layer.random, layer.zoneout_h, w.P, Pp);
+      split_h(w, s, r, d_h, d_new);
     } else {
       std::memcpy(d_new, d_h, Pp * sizeof(real));
       std::memset(d_h, 0, Pp * sizeof(real));
@@ -387,12 +394,12 @@ void reset_backward(const BackWork<real>& w, int64_t s, int64_t n) {
 
 template <typename real>
 void rows_backward(BackWork<real>& w, real* scratch, const Team& team) {
-  const bool plain = w.layer.is_plain() && !w.call.masks.recurrent;
+  const bool is_fused = w.layer.is_fused() && !w.call.masks.recurrent;
   for (int64_t s = w.s_end - 1; s >= w.s_begin; --s) {
     const int64_t n = least(w.steps.active[s], w.r_end) - w.r_begin;
     if (n <= 0) continue;
-    if (plain)
-      plain_step_backward(w, s, n, team);
+    if (is_fused)
+      fused_step_backward(w, s, n, team);
     else
       step_backward_with_options(w, s, n, scratch);
     reset_backward(w, s, n);
