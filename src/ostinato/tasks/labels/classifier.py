@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ostinato.data.examples import Examples
 from ostinato.errors import DataError, InputError
+from ostinato.layers.arguments import check_sizes
 from ostinato.layers.options import check_choice
 from ostinato.models.encoder import CELLS
 from ostinato.tasks.labels.baselines import Regression, cross_predicted
@@ -28,7 +29,8 @@ from ostinato.tasks.labels.scores import class_scores, need_sklearn, probability
 from ostinato.tasks.labels.splitting import Encoded, Held, Rows, fold_out
 
 MAJORITY = "majority"
-FOLDS = 5
+# Of few examples a tenth says little about which weights are best.
+FOLDS, FEW_FOLDS, FEW = 10, 5, 500
 TREE_CELLS = ("nary", "child_sum")
 
 
@@ -37,8 +39,8 @@ class Classifier(LabelEstimator):
     """Recurrent network, or several that answer together, that says a class for each sequence.
 
     Sequences are texts, documents (`hierarchy`), parse trees (`tree`), rows of letters such as DNA, and
-    arrays or signals. Small sets are learned by several networks, each without another fifth of the data:
-    what they say about that fifth chooses the best weights and calibrates the probabilities. An empty
+    arrays or signals. Small sets are learned by several networks, each without another part of the data:
+    what they say about that part chooses the best weights and calibrates the probabilities. An empty
     sequence is answered by the shares of the classes.
 
     The parameters are the fields of this class and of `LabelEstimator`; None is chosen from the data.
@@ -124,9 +126,11 @@ class Classifier(LabelEstimator):
             data, y, reading, valid=valid, test=test, out=out, resume=resume, started_s=started_s
         )
 
-    def _check_cell(self) -> None:
+    def _check_network(self) -> None:
+        if self.members is not None:
+            check_sizes("Classifier", members=self.members)
         if not self.tree:
-            super()._check_cell()
+            super()._check_network()
             return
         if self.cell is not None:
             check_choice("Classifier", "cell", self.cell, TREE_CELLS)
@@ -176,8 +180,7 @@ class Classifier(LabelEstimator):
 
     def _choose(self, data: Examples) -> dict[str, Any]:
         chosen = inputs_class(self.kind_).choose(data, self.settings_)
-        # Fewer folds than five examples of a class could not be fair samples of it.
-        if len(data) < 4 * FOLDS:
+        if len(data) < 4 * FEW_FOLDS:
             chosen["members"] = min(chosen["members"], 2)
         return {"patience": None, **chosen}
 
@@ -186,7 +189,7 @@ class Classifier(LabelEstimator):
         assert s.members is not None
         if s.members == 1 or not inputs_class(self.kind_).folds:
             return super()._hold_out(data)
-        count = max(s.members, FOLDS)
+        count = max(s.members, FEW_FOLDS if len(data) < FEW else FOLDS)
         return fold_out(len(data), s.members, count, s.seed, self._strata(data))
 
     def _fit_preparation(self, learned: Examples) -> None:

@@ -156,13 +156,13 @@ class LabelEstimator(Estimator):
             raise InputError(f"dropout is {settings.dropout!r}, expected a number from 0 to below 1")
         if settings.held_out is not None and not 0 < settings.held_out < 1:
             raise InputError(f"held_out is {settings.held_out!r}, expected a fraction between 0 and 1")
-        settings._check_cell()
+        settings._check_network()
         given = ("epochs", "max_time_s", "learning_rate", "weight_decay", "seed")
         budgets = {n: v for n in given if (v := getattr(settings, n)) is not None}
         TrainingSettings(**budgets, patience_validations=settings.patience)
         return settings
 
-    def _check_cell(self) -> None:
+    def _check_network(self) -> None:
         if self.cell is not None:
             check_cell(self.cell, self.hidden_size or 8, self.num_layers or 1)
 

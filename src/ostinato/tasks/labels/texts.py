@@ -22,8 +22,8 @@ from ostinato.types import Batch
 # Of a longer text the network reads the first and the last half of so many characters.
 MOST_CHARACTERS = 8000
 TOKEN_CHARACTERS = 5.0  # of a word and the blank after it, roughly
-SPEED_HZ = 12_000.0
-USUAL_S = 150.0
+SPEED_HZ = 15_000.0
+USUAL_S = 130.0
 RARE_TEXTS = 200  # in fewer texts than this, an n-gram of a single text may say something
 
 
