@@ -90,7 +90,7 @@ class NgramFeatures:
         cls,
         texts: Iterable[str],
         *,
-        word: tuple[int, int] | None = (1, 2),
+        word: tuple[int, int] | None = (1, 3),
         char: tuple[int, int] | None = (1, 5),
         place: tuple[int, int] | None = None,
         is_lowercased: bool = True,
