@@ -143,7 +143,7 @@ def test_what_was_never_seen_is_an_empty_row():
 
 
 def test_storage_gives_the_same_rows():
-    features = NgramFeatures.fit(TEXTS, place=(1, 2))
+    features = NgramFeatures.fit(TEXTS, word=(1, 2), place=(1, 2))
     stored = NgramFeatures.from_json(json.loads(json.dumps(features.to_json())))
     a, b = features.encode(TEXTS), stored.encode(TEXTS)
     assert np.array_equal(a.ids, b.ids)
