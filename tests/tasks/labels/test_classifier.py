@@ -106,7 +106,7 @@ def test_scores_stand_beside_baselines():
 
 def test_classes_keep_their_type():
     x, y = arrays()
-    SMALL = {"hidden_size": 3, "epochs": 1, "members": 1, "progress": "quiet"}  # noqa: N806
+    SMALL = {"hidden_size": 3, "epochs": 1, "members": 1, "progress": "quiet"}
     assert Classifier(**SMALL).fit(x, y).predict(x).dtype == np.int64
     assert Classifier(**SMALL).fit(x, y > 0).predict(x).dtype == np.bool_
     named = Classifier(**SMALL).fit(x, [f"c{k}" for k in y])

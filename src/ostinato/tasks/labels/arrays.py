@@ -171,7 +171,7 @@ class EncodedArrays:
         return len(self.lengths)
 
     def batch(self, rows: Any) -> Batch:
-        """`x` (B, T, D), `lengths` (B,) where they differ, and the summaries as `ngrams`."""
+        """`x` (B, T, D), and `lengths` (B,) where they differ."""
         chosen = np.asarray(rows, np.int64)
         if self._rows is not None:
             x = padded([self._rows[i] for i in chosen])
@@ -181,8 +181,6 @@ class EncodedArrays:
         if x.shape[1] == 0:
             x = x.new_zeros(len(chosen), 1, x.shape[2])
         batch = Batch(x=x)
-        if self.linear is not None:
-            batch.update(self.linear.batch(chosen))
         if (lengths < x.shape[1]).any():
             batch["lengths"] = torch.from_numpy(lengths)
         return batch

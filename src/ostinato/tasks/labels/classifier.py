@@ -222,7 +222,7 @@ class Classifier(LabelEstimator):
     def _begin(self, inputs: Encoded, checks: Encoded, left_s: float | None) -> None:
         assert isinstance(inputs, Labelled)
         assert isinstance(checks, Labelled)
-        fit_linear(self._ensemble, inputs, checks, left_s)
+        fit_linear(self._ensemble, inputs, checks, left_s, self.settings_.seed)
 
     @property
     def _ensemble(self) -> Ensemble:
@@ -258,7 +258,7 @@ class Classifier(LabelEstimator):
         lengths = encoded.lengths
         order = np.argsort(lengths, kind="stable")
         for rows in chunks(order, lengths):
-            batch = encoded.inputs.batch(rows).to(device)
+            batch = encoded.whole_batch(rows).to(device)
             each = torch.softmax(network(batch).double(), dim=2).cpu().numpy()
             if encoded.folds is None:
                 result[rows] = each.mean(axis=0)

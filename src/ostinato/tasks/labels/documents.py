@@ -16,6 +16,7 @@ from ostinato.data.token_encoding import TokenPreparation
 from ostinato.models.hierarchical import HierarchicalClassifier
 from ostinato.models.wide import WideAndDeep
 from ostinato.tasks.labels.inputs import how_many
+from ostinato.tasks.labels.linear_rows import characters, encode_ngrams, fit_ngrams
 from ostinato.tasks.labels.texts import (
     RARE_TEXTS,
     TOKEN_CHARACTERS,
@@ -49,9 +50,7 @@ class DocumentInputs:
         """Parameters by the amount of data and, where it is limited, of time."""
         N = len(data)
         epochs = int(np.clip(round(10 * (3000 / max(N, 1)) ** 0.5), 3, 30))
-        step = max(1, N // 1000)
-        looked = [len(data.inputs[i]) for i in range(0, N, step)]
-        tokens = float(np.mean(looked)) * N / TOKEN_CHARACTERS
+        tokens = characters(data.inputs) / TOKEN_CHARACTERS
         passes = how_many(tokens * epochs, settings.max_time_s, speed_hz=SPEED_HZ, usual_s=USUAL_S)
         return {
             "cell": "gru",
@@ -75,7 +74,7 @@ class DocumentInputs:
         """
         few = len(learned) < RARE_TEXTS
         tokens = fit_tokens(learned.inputs, learned, settings)
-        return cls(tokens, NgramFeatures.fit(learned.inputs, min_documents=1 if few else 2))
+        return cls(tokens, fit_ngrams(learned.inputs, min_documents=1 if few else 2))
 
     def encode(self, inputs: Sequence[str]) -> EncodedTexts:
         """Ready for batches."""
@@ -86,7 +85,7 @@ class DocumentInputs:
                 f"{documents.shortened} documents of more than {DocumentLimits().max_sentences} sentences: "
                 "the network read the first and the last half of so many"
             ]
-        return EncodedTexts(documents, self.ngrams.encode(inputs), notes)
+        return EncodedTexts(documents, encode_ngrams(self.ngrams, inputs), notes)
 
     def build(self, output_size: int, settings: Any) -> nn.Module:
         """A `HierarchicalClassifier`, with a linear model over n-grams beside it."""

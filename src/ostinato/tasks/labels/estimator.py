@@ -23,7 +23,7 @@ from ostinato.tasks.labels import storage
 from ostinato.tasks.labels.fitting import Training
 from ostinato.tasks.labels.reading import read_examples, reading_of
 from ostinato.tasks.labels.splitting import Encoded, Held, Rows, hold_out
-from ostinato.training.distributed import is_first_process
+from ostinato.training.distributed import find_device, is_first_process
 from ostinato.training.history import History
 from ostinato.training.randomness import kept_randomness
 from ostinato.training.run_folder import RunFolder, is_committed
@@ -298,6 +298,13 @@ class LabelEstimator(Estimator):
         if not len(examples):
             raise InputError(f"{name}: no example in {examples.source or 'the data'}")
         return self._check_examples(examples, name)
+
+    def set_params(self, **parameters: Any) -> Self:
+        """As scikit-learn's; `device` also takes effect on what was fitted or loaded."""
+        super().set_params(**parameters)
+        if "device" in parameters and hasattr(self, "network_"):
+            self.network_.to(find_device(self.device))
+        return self
 
     @property
     def name_(self) -> str:

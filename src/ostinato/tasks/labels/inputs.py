@@ -20,8 +20,8 @@ class Inputs(Protocol):
     """One kind of input of a classifier: its numbers, its network, its sizes.
 
     `folds` says whether each member of an ensemble may be trained without other examples; `linear_over` what
-    the linear model beside the network reads, where there is one. What `encode` gives then has `linear` rows,
-    and `penalties` to try on them.
+    the linear model beside the network reads, where there is one. What `encode` gives then has rows `linear`
+    with `batch(rows)`, and `penalties` to try on them.
     """
 
     folds: ClassVar[bool]
@@ -83,12 +83,20 @@ class Labelled:
         return getattr(self.inputs, "notes", ())
 
     def batch(self, rows: Any) -> Batch:
-        """The batch of the inputs, and `y` (B,) and `fold` (B,) where they are known."""
+        """What the network learns from: the inputs, and `y` (B,) and `fold` (B,) where they are known."""
         batch = self.inputs.batch(rows)
         if self.codes is not None:
             batch["y"] = torch.from_numpy(self.codes[rows])
         if self.folds is not None:
             batch["fold"] = torch.from_numpy(self.folds[rows])
+        return batch
+
+    def whole_batch(self, rows: Any) -> Batch:
+        """What network and linear model are judged by: the inputs of both."""
+        batch = self.inputs.batch(rows)
+        linear = getattr(self.inputs, "linear", None)
+        if linear is not None:
+            batch.update(linear.batch(rows))
         return batch
 
 

@@ -18,6 +18,7 @@ from ostinato.errors import DataError
 from ostinato.models.letter_classifier import LetterClassifier
 from ostinato.models.wide import WideAndDeep
 from ostinato.tasks.labels.inputs import how_many
+from ostinato.tasks.labels.linear_rows import encode_ngrams, fit_ngrams
 from ostinato.tasks.labels.texts import RARE_TEXTS, EncodedTexts
 from ostinato.types import Batch
 
@@ -82,7 +83,7 @@ class LetterInputs:
         if not counts:
             raise DataError("the training part has no letter at all", path=learned.source or None)
         places = lengths[0] if len(set(lengths)) == 1 and lengths[0] <= MOST_PLACES else 0
-        ngrams = NgramFeatures.fit(
+        ngrams = fit_ngrams(
             learned.inputs,
             word=None,
             char=None if places else (1, 6),
@@ -93,7 +94,7 @@ class LetterInputs:
 
     def encode(self, inputs: Sequence[str]) -> EncodedTexts:
         """Ready for batches."""
-        return EncodedTexts(EncodedLetters(self.alphabet, inputs), self.ngrams.encode(inputs))
+        return EncodedTexts(EncodedLetters(self.alphabet, inputs), encode_ngrams(self.ngrams, inputs))
 
     def build(self, output_size: int, settings: Any) -> nn.Module:
         """A `LetterClassifier`, with a linear model over n-grams beside it."""

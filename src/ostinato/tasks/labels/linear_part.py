@@ -14,7 +14,9 @@ SHARE = 0.15  # of the time that is left, for the linear models of all members
 USUAL_S = 60.0
 
 
-def fit_linear(network: Ensemble, inputs: Labelled, checks: Labelled, left_s: float | None) -> None:
+def fit_linear(
+    network: Ensemble, inputs: Labelled, checks: Labelled, left_s: float | None, seed: int
+) -> None:
     """Solve for the linear model of each member that has one, on what that member learns from."""
     wides = [member for member in network.members if isinstance(member, WideAndDeep)]
     if not wides:
@@ -29,8 +31,13 @@ def fit_linear(network: Ensemble, inputs: Labelled, checks: Labelled, left_s: fl
             learned, apart = np.flatnonzero(inputs.folds != m), np.flatnonzero(inputs.folds == m)
             source = inputs
         assert source.codes is not None
+        linear = inputs.inputs.linear  # type: ignore[attr-defined]
+        most = getattr(linear, "most_rows", len(learned))
+        if most < len(learned):
+            learned = np.sort(np.random.default_rng([seed, 7, m]).permutation(learned)[:most])
+            apart = apart[: max(most // 10, 1)]
         member.wide.fit(
-            inputs.inputs.linear.batch(learned),  # type: ignore[attr-defined]
+            linear.batch(learned),
             torch.from_numpy(inputs.codes[learned]),
             checks=source.inputs.linear.batch(apart),  # type: ignore[attr-defined]
             checks_y=torch.from_numpy(source.codes[apart]),
@@ -57,7 +64,7 @@ def blend_linear(network: Ensemble, checks: Labelled) -> list[float] | None:
     said = torch.zeros(2, len(checks), K)
     order = usable[np.argsort(checks.lengths[usable], kind="stable")]
     for rows in chunks(order, checks.lengths):
-        batch = checks.inputs.batch(rows).to(device)
+        batch = checks.whole_batch(rows).to(device)
         # One axis for the members, one for the two of each.
         parts = torch.stack([torch.stack(member.parts(batch)) for member in wides]).cpu()
         if checks.folds is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -17,6 +17,7 @@ from ostinato.data.word_vectors import WordVectors
 from ostinato.models.text_classifier import TextClassifier
 from ostinato.models.wide import PENALTIES, WideAndDeep
 from ostinato.tasks.labels.inputs import how_many
+from ostinato.tasks.labels.linear_rows import LazyNgrams, encode_ngrams, fit_ngrams
 from ostinato.types import Batch
 
 # Of a longer text the network reads the first and the last half of so many characters.
@@ -71,18 +72,25 @@ class TextInputs:
         """
         tokens = fit_tokens(map(shortened, learned.inputs), learned, settings)
         few = len(learned) < RARE_TEXTS
-        return cls(tokens, NgramFeatures.fit(learned.inputs, min_documents=1 if few else 2))
+        return cls(tokens, fit_ngrams(learned.inputs, min_documents=1 if few else 2))
 
     def encode(self, inputs: Sequence[str]) -> EncodedTexts:
         """Ready for batches."""
-        long = sum(len(text) > MOST_CHARACTERS for text in inputs)
-        notes = []
+        long = 0
+
+        def cut() -> Iterator[str]:
+            nonlocal long
+            for text in inputs:
+                long += len(text) > MOST_CHARACTERS
+                yield shortened(text)
+
+        tokens, notes = self.tokens.encode(cut()), []
         if long:
             notes = [
                 f"{long} texts of more than {MOST_CHARACTERS} characters: the network read the first and the "
                 "last half of so many (for long documents pass hierarchy=True)"
             ]
-        return EncodedTexts(self.tokens.encode(map(shortened, inputs)), self.ngrams.encode(inputs), notes)
+        return EncodedTexts(tokens, encode_ngrams(self.ngrams, inputs), notes)
 
     def build(self, output_size: int, settings: Any) -> nn.Module:
         """A `TextClassifier`, with a linear model over n-grams beside it."""
@@ -118,7 +126,7 @@ class EncodedTexts:
     """
 
     tokens: Any
-    linear: NgramRows
+    linear: NgramRows | LazyNgrams
     notes: list[str] = field(default_factory=list)
     penalties: ClassVar[tuple[float, ...]] = PENALTIES
 
@@ -131,9 +139,9 @@ class EncodedTexts:
         return np.asarray(self.tokens.lengths)
 
     def batch(self, rows: Any) -> Batch:
-        """The fields of the tokens and those of the n-grams."""
-        chosen = np.asarray(rows, np.int64)
-        return Batch({**self.tokens.batch(chosen), **self.linear.batch(chosen)})
+        """The fields of the tokens."""
+        batch: Batch = self.tokens.batch(np.asarray(rows, np.int64))
+        return batch
 
 
 def fit_tokens(items: Iterable[Any], learned: Examples, settings: Any, **options: Any) -> TokenPreparation:
