@@ -19,7 +19,7 @@ TEXTS = ["one fine day", "", "a day, a day", "no", "fine fine fine one", "day by
 
 
 def test_rows_made_when_needed_are_those_that_are_kept(monkeypatch):
-    features = fit_ngrams(TEXTS)
+    features = fit_ngrams(TEXTS, 2)
     kept = encode_ngrams(features, TEXTS)
     monkeypatch.setattr(linear_rows, "KEPT_CHARACTERS", 30.0)
     lazy = encode_ngrams(features, TEXTS)
@@ -29,6 +29,12 @@ def test_rows_made_when_needed_are_those_that_are_kept(monkeypatch):
     rows = np.array([4, 1, 2])
     for name, value in kept.batch(rows).items():
         assert torch.equal(lazy.batch(rows)[name], value)
+
+
+def test_many_classes_share_fewer_ngrams(monkeypatch):
+    monkeypatch.setattr(linear_rows, "MOST_WEIGHTS", 1 << 20)
+    texts = [f"{i:05d}" for i in range(6000)]
+    assert len(fit_ngrams(texts, 2, min_documents=1)) > len(fit_ngrams(texts, 200, min_documents=1)) == 5242
 
 
 def test_a_classifier_of_more_text_than_memory(monkeypatch):

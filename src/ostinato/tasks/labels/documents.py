@@ -74,7 +74,7 @@ class DocumentInputs:
         """
         few = len(learned) < RARE_TEXTS
         tokens = fit_tokens(learned.inputs, learned, settings)
-        return cls(tokens, fit_ngrams(learned.inputs, min_documents=1 if few else 2))
+        return cls(tokens, fit_ngrams(learned.inputs, len(names), min_documents=1 if few else 2))
 
     def encode(self, inputs: Sequence[str]) -> EncodedTexts:
         """Ready for batches."""

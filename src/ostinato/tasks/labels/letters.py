@@ -25,6 +25,7 @@ from ostinato.types import Batch
 MOST_PLACES = 1024
 # Steps that a recurrent network reads well and quickly, and letters that may become one of them.
 LONGEST, MOST_AT_ONCE = 512, 16
+KEPT_LETTERS = 1 << 26
 SPEED_HZ = 60_000.0
 USUAL_S = 240.0
 
@@ -85,6 +86,7 @@ class LetterInputs:
         places = lengths[0] if len(set(lengths)) == 1 and lengths[0] <= MOST_PLACES else 0
         ngrams = fit_ngrams(
             learned.inputs,
+            len(names),
             word=None,
             char=None if places else (1, 6),
             place=(1, 4) if places else None,
@@ -127,18 +129,17 @@ class LetterInputs:
 
 
 class EncodedLetters:
-    """Rows of letters as batches."""
+    """Rows of letters as batches; of a small set their numbers are kept, of a large one made when needed."""
 
     def __init__(self, alphabet: str, inputs: Sequence[str]):
-        numbers = {letter: i for i, letter in enumerate(alphabet)}
-        unknown = len(alphabet)
-        self._rows = [
-            np.array([numbers.get(letter, unknown) for letter in one.upper()], np.int32) for one in inputs
-        ]
-        self.lengths = np.array([len(row) for row in self._rows], np.int64)
+        self._codes = _code_points(alphabet)
+        self._inputs = inputs
+        self.lengths = np.array([len(one.upper()) for one in inputs], np.int64)
+        kept = self.lengths.sum() <= KEPT_LETTERS
+        self._rows = [self._numbers(one) for one in inputs] if kept else None
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.lengths)
 
     def batch(self, rows: Any) -> Batch:
         """`letters` (B, T), and `lengths` (B,) where they differ."""
@@ -146,12 +147,25 @@ class EncodedLetters:
         lengths = self.lengths[chosen]
         T = max(int(lengths.max()), 1)
         letters = np.zeros((len(chosen), T), np.int64)
-        for i, row in enumerate(chosen):
-            letters[i, : lengths[i]] = self._rows[row]
+        for i, row in enumerate(chosen.tolist()):
+            letters[i, : lengths[i]] = (
+                self._numbers(self._inputs[row]) if self._rows is None else self._rows[row]
+            )
         batch = Batch(letters=torch.from_numpy(letters))
         if (lengths < T).any():
             batch["lengths"] = torch.from_numpy(lengths)
         return batch
+
+    def _numbers(self, one: str) -> NDArray[np.int32]:
+        """Places in the alphabet, its size for a letter that is not in it."""
+        V = len(self._codes)
+        codes = _code_points(one.upper())
+        places = np.minimum(np.searchsorted(self._codes, codes), V - 1)
+        return np.where(self._codes[places] == codes, places, V).astype(np.int32)
+
+
+def _code_points(text: str) -> NDArray[np.uint32]:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4").astype(np.uint32)
 
 
 def _stride(lengths: NDArray[np.int64]) -> int:

@@ -12,6 +12,8 @@ from ostinato.types import Batch
 
 # Each takes some 25 bytes as n-grams.
 KEPT_CHARACTERS = 12_000_000.0
+# Solving for weights takes some 80 bytes for each of them.
+MOST_WEIGHTS = 4_000_000
 
 
 class LazyNgrams:
@@ -34,10 +36,13 @@ class LazyNgrams:
         return found.batch(np.arange(len(chosen)))
 
 
-def fit_ngrams(texts: Sequence[str], **options: Any) -> NgramFeatures:
-    """`NgramFeatures.fit` on as many texts, evenly spread, as may be kept in memory."""
+def fit_ngrams(texts: Sequence[str], n_classes: int, **options: Any) -> NgramFeatures:
+    """`NgramFeatures.fit` on as many texts, evenly spread, as memory allows; fewer n-grams where there
+    are many classes."""
     step = max(1, round(characters(texts) / KEPT_CHARACTERS))
-    return NgramFeatures.fit((texts[i] for i in range(0, len(texts), step)) if step > 1 else texts, **options)
+    looked = (texts[i] for i in range(0, len(texts), step)) if step > 1 else texts
+    most = int(np.clip(MOST_WEIGHTS // n_classes, 1 << 12, 1 << 18))
+    return NgramFeatures.fit(looked, max_features=most, **options)
 
 
 def encode_ngrams(features: NgramFeatures, texts: Sequence[str]) -> NgramRows | LazyNgrams:

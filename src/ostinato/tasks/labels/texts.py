@@ -72,7 +72,7 @@ class TextInputs:
         """
         tokens = fit_tokens(map(shortened, learned.inputs), learned, settings)
         few = len(learned) < RARE_TEXTS
-        return cls(tokens, fit_ngrams(learned.inputs, min_documents=1 if few else 2))
+        return cls(tokens, fit_ngrams(learned.inputs, len(names), min_documents=1 if few else 2))
 
     def encode(self, inputs: Sequence[str]) -> EncodedTexts:
         """Ready for batches."""
