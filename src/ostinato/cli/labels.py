@@ -134,7 +134,7 @@ def train_classify(  # noqa: PLR0913 - one parameter per option is Typer's way
         "text": text, "label": label, "sequence": _column(sequence), "letters": _column(letters),
         "format": file_format, "separator": separator, "encoding": encoding,
         "header": False if no_header else None, "tree": tree or None, "hierarchy": hierarchy or None,
-        "cell": cell, "hidden_size": hidden, "num_layers": layers, "vectors": vectors, "valid": valid,
+        "cell": cell, "hidden_size": hidden, "num_layers": layers, "vectors": _text(vectors), "valid": valid,
         "test": test, "epochs": epochs, "max_time_s": max_time, "batch_size": batch_size,
         "learning_rate": learning_rate, "seed": seed, "device": device,
     }  # fmt: skip
@@ -192,7 +192,7 @@ def train_tag(  # noqa: PLR0913 - one parameter per option is Typer's way
     options = {
         "format": file_format, "token": token, "label": label, "features": features, "separator": separator,
         "encoding": encoding, "header": False if no_header else None, "cell": cell, "hidden_size": hidden,
-        "num_layers": layers, "vectors": vectors, "valid": valid, "test": test, "epochs": epochs,
+        "num_layers": layers, "vectors": _text(vectors), "valid": valid, "test": test, "epochs": epochs,
         "max_time_s": max_time, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
         "device": device,
     }  # fmt: skip
@@ -223,6 +223,10 @@ def _train(
             quiet=quiet,
         )
     output.print_training(result, json=json, quiet=quiet)
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def _column(named: str | None) -> str | bool | None:

@@ -1,5 +1,4 @@
-import functools
-import operator
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -106,7 +105,7 @@ def test_a_sentence_longer_than_a_stretch_is_one_sentence(tagger):
 
 
 def test_it_learns_from_one_long_sentence():
-    words, tags = [functools.reduce(operator.iadd, rows, []) for rows in (WORDS, TAGS)]
+    words, tags = [list(chain.from_iterable(rows)) for rows in (WORDS, TAGS)]
     one = ot.Tagger(epochs=4, learning_rate=0.02, **SMALL).fit(
         [words, words[::-1]], [tags, tags[::-1]], valid=(NEW_WORDS, NEW_TAGS)
     )
@@ -124,7 +123,7 @@ def test_labels_and_tags_are_learned_together(joint):
     shares = joint.predict_label_proba(NEW_WORDS)
     assert shares.shape == (30, 2)
     np.testing.assert_allclose(shares.sum(axis=1), 1.0)
-    long = joint.predict_label_proba([functools.reduce(operator.iadd, NEW_WORDS * 20, [])])
+    long = joint.predict_label_proba([list(chain.from_iterable(NEW_WORDS * 20))])
     np.testing.assert_allclose(long.sum(), 1.0)
 
 

@@ -1,5 +1,4 @@
-import functools
-import operator
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -7,7 +6,7 @@ import pytest
 from ostinato.data.examples import Examples, Sentence
 from ostinato.data.token_encoding import TokenPreparation
 from ostinato.errors import InputError
-from ostinato.tasks.labels.tagger_inputs import Sentences, TaggedTokens, choose_columns, cut
+from ostinato.tasks.labels.tagger_inputs import Sentences, TaggedTokens, choose_columns, cut, cut_long
 
 
 @pytest.mark.parametrize("length", [0, 1, 7, 20, 21, 22, 39, 40, 41, 97, 1000])
@@ -41,7 +40,7 @@ def test_stretches_carry_the_answers_of_their_own_tokens():
         assert batch["label"][row] == 4 + one.sentence
         assert batch["columns"].shape == (len(encoded), batch["y"].shape[1], 1)
     rows = [row.tolist() for row in encoded.by_length(400, 2)]
-    assert sorted(functools.reduce(operator.iadd, rows, [])) == list(range(len(encoded)))
+    assert sorted(chain.from_iterable(rows)) == list(range(len(encoded)))
     assert max(map(len, rows)) <= 2
 
 
@@ -71,3 +70,17 @@ def test_which_columns_are_learned_from(features, reading, expected):
 def test_a_column_that_there_is_not_is_named():
     with pytest.raises(InputError, match="features: no column 'x'; further columns of the sentences: none"):
         choose_columns(["x"], [], {})
+
+
+def test_long_sentences_become_several_and_a_note_says_so():
+    words = [[f"w{i}" for i in range(n)] for n in (3, 700, 320)]
+    data = Examples(
+        "tokens", [Sentence(row, {"1": row}) for row in words], tags=words, labels=["a", "b", "c"]
+    )
+    parts = cut_long(data)
+    assert [len(one) for one in parts.inputs] == [3, 320, 320, 60, 320]
+    assert [word for one in parts.inputs for word in one.tokens] == list(chain.from_iterable(words))
+    assert [list(row) for row in parts.tags] == [list(one.tokens) for one in parts.inputs]
+    assert parts.labels == ["a", "b", "b", "b", "c"]
+    assert "1 of 3 sentences have more than 320 tokens and were cut" in parts.notes[0]
+    assert cut_long(data.select([0, 2])).notes == ()

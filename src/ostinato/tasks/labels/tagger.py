@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -25,11 +25,12 @@ from ostinato.tasks.labels.splitting import Encoded, Rows
 from ostinato.tasks.labels.tagger_answers import Answers
 from ostinato.tasks.labels.tagger_baselines import MostFrequentTag
 from ostinato.tasks.labels.tagger_decoding import Said, say
-from ostinato.tasks.labels.tagger_inputs import Sentences, TaggedTokens, choose_columns
+from ostinato.tasks.labels.tagger_inputs import Sentences, TaggedTokens, choose_columns, cut_long
 from ostinato.tasks.labels.tagger_scores import exact_match, label_scores, tag_scores
 from ostinato.tasks.labels.tagger_writing import Annotation, annotate, is_columns
 
 BLOCK = 4096  # sentences whose numbers and answers are in memory at once
+FEW = 50  # sentences; of fewer, long ones are cut before some are held out
 STEPS = 2500  # of the optimizer, which small sets get by more passes
 MOST_HELD_OUT = 500  # sentences that are held out where nobody says how many
 CALIBRATED = 20_000  # tokens that the temperature is fitted to, at most
@@ -113,7 +114,7 @@ class Tagger(LabelEstimator):
         need_sklearn("scoring a tagger")
         given = {
             "kind": "tokens", "text": token, "label": label, "tags": tags, "format": format,
-            "separator": separator, "encoding": encoding, "header": header or None,
+            "separator": separator, "encoding": encoding, "header": None if header else False,
         }  # fmt: skip
         reading = {name: value for name, value in given.items() if value is not None}
         return self._fit(
@@ -140,6 +141,18 @@ class Tagger(LabelEstimator):
                     "tags; give one tag for each token"
                 )
         return examples
+
+    def _learn(
+        self,
+        settings: Self,
+        parts: Mapping[str, Examples],
+        folder: Path | None,
+        resume: bool,
+        started_s: float,
+    ) -> None:
+        if "valid" not in parts and len(parts["data"]) < FEW:
+            parts = {**parts, "data": cut_long(parts["data"])}
+        super()._learn(settings, parts, folder, resume, started_s)
 
     def _learn_answers(self, data: Examples, valid: Examples | None) -> None:
         self.answers_ = Answers.fit(data, joint=self.joint, learn_ends=self.learn_ends)
@@ -238,20 +251,19 @@ class Tagger(LabelEstimator):
         self.majority_ = counts.most_common(1)[0][0] if self.answers_.labels else ""
 
     def _finish(self, checks: Encoded) -> None:
-        checks = _tagged(checks)
-        self.calibration_, self.label_calibration_ = Calibration(), Calibration()
-        said = self._say(checks, with_probabilities=True)
-        examples = checks.examples
-        assert examples.tags is not None
-        number = {tag: i for i, tag in enumerate(self.classes_)}
-        y = np.array([number.get(tag, -1) for row in examples.tags for tag in row])
+        examples = _tagged(checks).examples
+        lengths = np.array([len(row) for row in examples.tags or ()])
+        rows = np.random.default_rng(self.settings_.seed).permutation(len(lengths))
+        rows = rows[: max(1, int(np.searchsorted(np.cumsum(lengths[rows]), CALIBRATED)))]
+        encoded = TaggedTokens(examples.select(rows), self.preparation_)
+        said = self._say(encoded, with_probabilities=True)
+        tags = chain.from_iterable(encoded.examples.tags or ())
         shares = np.concatenate([self.answers_.merge(row) for row in said.probabilities])
-        chosen = np.flatnonzero(y >= 0)[:CALIBRATED]
-        self.calibration_ = Calibration.fit(shares[chosen], y[chosen])
-        if said.label_probabilities is not None and examples.labels is not None:
-            number = {label: i for i, label in enumerate(self.labels_)}
-            y = np.array([number.get(label, -1) for label in examples.labels])
-            self.label_calibration_ = Calibration.fit(said.label_probabilities[y >= 0], y[y >= 0])
+        self.calibration_ = _calibration(shares, tags, self.classes_)
+        self.label_calibration_ = Calibration()
+        if said.label_probabilities is not None and encoded.examples.labels is not None:
+            labels = encoded.examples.labels
+            self.label_calibration_ = _calibration(said.label_probabilities, labels, self.labels_)
 
     def _scores(self, examples: Examples, encoded: Encoded, notes: list[str] | None = None) -> dict[str, Any]:
         if notes is not None:
@@ -387,6 +399,13 @@ class Tagger(LabelEstimator):
     def _say(self, encoded: TaggedTokens, *, with_probabilities: bool = False) -> Said:
         assert isinstance(self.network_, TaggerNetwork)
         return say(self.network_, encoded, with_probabilities=with_probabilities)
+
+
+def _calibration(shares: NDArray[Any], actual: Iterable[str], names: Sequence[str]) -> Calibration:
+    """Of probabilities (n, K), by those of n answers that are among the K names."""
+    number = {name: i for i, name in enumerate(names)}
+    y = np.array([number.get(one, -1) for one in actual])
+    return Calibration.fit(shares[y >= 0], y[y >= 0])
 
 
 def _tagged(encoded: Encoded) -> TaggedTokens:

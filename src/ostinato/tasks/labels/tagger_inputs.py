@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -97,6 +97,29 @@ def cut(sentence: int, length: int, longest: int = LONGEST, overlap: int = OVERL
         )
         for b in range(0, length, inner)
     ]
+
+
+def cut_long(examples: Examples) -> Examples:
+    """Examples whose sentences are no longer than a stretch: longer ones become several, and a note says so.
+
+    Otherwise nothing could be held out of a file without blank lines.
+    """
+    sentences = Sentences(examples)
+    parts = [one for i, tokens in enumerate(sentences) for one in cut(i, len(tokens), overlap=0)]
+    if len(parts) == len(examples):
+        return examples
+    tags = examples.tags
+    n = len({one.sentence for one in parts if not one.is_whole})
+    note = (
+        f"{n} of {len(examples)} sentences have more than {LONGEST} tokens and were cut into parts, so that "
+        f"some can be held out: {len(parts)} in all; a blank line ends a sentence"
+    )
+    return replace(
+        examples.select([one.sentence for one in parts]),
+        inputs=[_part(sentences[one.sentence], one) for one in parts],
+        tags=None if tags is None else [tags[one.sentence][one.first : one.stop] for one in parts],
+        notes=(*examples.notes, note),
+    )
 
 
 class TaggedTokens:
