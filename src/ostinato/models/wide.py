@@ -181,7 +181,9 @@ class _Problem:
         rows = torch.repeat_interleave(torch.arange(len(counts), device=ids.device), counts)
         order = torch.argsort(ids, stable=True)
         self.by_column = Batch(
-            ngrams=rows[order], ngram_weights=weights[order], ngram_counts=torch.bincount(ids, minlength=V)
+            ngrams=rows[order].to(torch.int32),
+            ngram_weights=weights[order],
+            ngram_counts=torch.bincount(ids, minlength=V),
         )
         self.onehot = F.one_hot(y, K).to(weights.dtype)
         self.factors = weights.new_ones(len(y)) if class_weights is None else class_weights.to(weights)[y]
@@ -227,6 +229,6 @@ def _product(batch: Batch, table: Tensor) -> Tensor:
     counts = batch["ngram_counts"]
     if not len(batch["ngrams"]):
         return table.new_zeros(len(counts), table.shape[1])
-    starts = counts.cumsum(0) - counts
+    starts = (counts.cumsum(0) - counts).to(batch["ngrams"].dtype)
     weights = batch["ngram_weights"].to(table.dtype)
     return F.embedding_bag(batch["ngrams"], table, starts, mode="sum", per_sample_weights=weights)
