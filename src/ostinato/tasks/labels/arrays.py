@@ -25,6 +25,7 @@ from ostinato.types import Batch
 LONGEST = 384
 WIDEST = 512
 WIDEST_SUMMARIES = 512
+SCALING_BYTES = 512 << 20
 CACHED_BYTES = 256 << 20
 SPEED_HZ = 60_000.0
 USUAL_S = 240.0
@@ -84,17 +85,18 @@ class ArrayInputs:
             SizeError: arrays of different widths.
             DataError: values that are not finite, or too large to have a variance.
         """
-        shapes = [np.shape(one) for one in learned.inputs]
-        width = shapes[0][-1]
-        views = []
+        width = np.shape(learned.inputs[0])[-1]
+        lengths = np.empty(len(learned), np.int64)
         for i, one in enumerate(learned.inputs):
             _check(one, width, learned.places[i], learned.source)
-            views.append(_views(one))
-        # Float64, because small differences between large numbers matter.
-        flat = np.concatenate(views)
-        if not len(flat):
+            lengths[i] = len(one)
+        if not lengths.any():
             raise SizeError(f"{learned.source}: every sequence is empty; at least one needs a step")
-        lengths = np.array([shape[0] for shape in shapes])
+        # Float64, because small differences between large numbers matter; of a large set some sequences.
+        size_bytes = 24.0 * width * float(lengths.sum())
+        real = np.flatnonzero(lengths)
+        looked = real[:: max(1, round(size_bytes / SCALING_BYTES))]
+        flat = np.concatenate([_views(learned.inputs[int(i)]) for i in looked])
         summaries = SummaryFeatures() if width <= WIDEST_SUMMARIES else None
         if summaries is not None:
             summaries.fit(learned.inputs)
