@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -23,7 +23,7 @@ from ostinato.tasks.labels.reading import read_examples
 from ostinato.tasks.labels.scores import need_sklearn
 from ostinato.tasks.labels.splitting import Encoded, Rows
 from ostinato.tasks.labels.tagger_answers import Answers
-from ostinato.tasks.labels.tagger_baselines import MostFrequentTag
+from ostinato.tasks.labels.tagger_baselines import Baselines
 from ostinato.tasks.labels.tagger_decoding import Said, say
 from ostinato.tasks.labels.tagger_inputs import Sentences, TaggedTokens, choose_columns, cut_long
 from ostinato.tasks.labels.tagger_scores import exact_match, label_scores, tag_scores
@@ -237,18 +237,14 @@ class Tagger(LabelEstimator):
 
     def _validate(self, checks: Encoded) -> dict[str, float]:
         checks = _tagged(checks)
-        said = self._say(checks)
-        scores = self._scores_of(checks.examples, self.answers_.tags_of(said), self.answers_.labels_of(said))
+        scores = self._scores_of(checks.examples, self._say(checks))
         scores["selection"] = scores["span_f1" if self.answers_.spelling.has_spans else "accuracy"]
         if self.answers_.labels and checks.examples.labels is not None:
             scores["selection"] = (scores["selection"] + scores["label_accuracy"]) / 2
         return scores
 
     def _fit_baselines(self, learned: Examples, folds: Rows | None, left_s: float | None) -> None:
-        assert learned.tags is not None
-        self.most_frequent_ = MostFrequentTag.fit((one.tokens for one in Sentences(learned)), learned.tags)
-        counts = Counter(learned.labels or ())
-        self.majority_ = counts.most_common(1)[0][0] if self.answers_.labels else ""
+        self.baselines_ = Baselines.fit(learned, has_labels=bool(self.answers_.labels))
 
     def _finish(self, checks: Encoded) -> None:
         examples = _tagged(checks).examples
@@ -268,28 +264,13 @@ class Tagger(LabelEstimator):
     def _scores(self, examples: Examples, encoded: Encoded, notes: list[str] | None = None) -> dict[str, Any]:
         if notes is not None:
             notes += self.answers_.unknown(examples)
-        said = self._say(_tagged(encoded))
-        baseline = self.most_frequent_.predict(one.tokens for one in Sentences(examples))
-        baselines = {
-            "most_frequent_tag": tag_scores(
-                examples.tags or [], baseline, has_spans=self.answers_.spelling.has_spans
-            )
-        }
-        if self.answers_.labels and examples.labels is not None:
-            baselines["majority"] = label_scores(examples.labels, [self.majority_] * len(examples))
         return {
-            "model": {
-                self.name_: self._scores_of(
-                    examples, self.answers_.tags_of(said), self.answers_.labels_of(said)
-                )
-            },
-            "baselines": baselines,
+            "model": {self.name_: self._scores_of(examples, self._say(_tagged(encoded)))},
+            "baselines": self.baselines_.scores(examples, has_spans=self.answers_.spelling.has_spans),
         }
 
-    def _scores_of(
-        self, examples: Examples, tags: list[list[str]], labels: list[str] | None
-    ) -> dict[str, float]:
-        actual = examples.tags or []
+    def _scores_of(self, examples: Examples, said: Said) -> dict[str, float]:
+        actual, tags, labels = examples.tags or (), self.answers_.tags_of(said), self.answers_.labels_of(said)
         scores = tag_scores(actual, tags, has_spans=self.answers_.spelling.has_spans)
         if labels is not None and examples.labels is not None:
             scores |= label_scores(examples.labels, labels)
@@ -304,18 +285,17 @@ class Tagger(LabelEstimator):
                 "columns": self.columns_, "calibration": self.calibration_.to_json(),
                 "label_calibration": self.label_calibration_.to_json(),
             },
-            "baselines": {"most_frequent_tag": self.most_frequent_.to_json(), "majority": self.majority_},
+            "baselines": self.baselines_.to_json(),
         }  # fmt: skip
 
     def _from_json(self, stored: Mapping[str, Any]) -> None:
         self.preparation_ = TokenPreparation.from_json(stored["tokens"])
         self.answers_ = Answers.from_json(stored["answers"])
-        tagging, baselines = stored["tagging"], stored["baselines"]
+        self.baselines_ = Baselines.from_json(stored["baselines"])
+        tagging = stored["tagging"]
         self.columns_ = list(tagging["columns"])
         self.calibration_ = Calibration.from_json(tagging["calibration"])
         self.label_calibration_ = Calibration.from_json(tagging["label_calibration"])
-        self.most_frequent_ = MostFrequentTag.from_json(baselines["most_frequent_tag"])
-        self.majority_ = str(baselines["majority"])
 
     # ---------------------------------------------------------------------------------------- predict
 

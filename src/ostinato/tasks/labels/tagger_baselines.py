@@ -7,6 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from ostinato.data.examples import Examples
+from ostinato.tasks.labels.tagger_inputs import Sentences
+from ostinato.tasks.labels.tagger_scores import label_scores, tag_scores
+
 
 @dataclass(frozen=True)
 class MostFrequentTag:
@@ -51,3 +55,40 @@ class MostFrequentTag:
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`."""
         return cls({word: tag for tag, words in stored["words"].items() for word in words}, stored["default"])
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """The baselines of a tagger.
+
+    Attributes:
+        tags: the most frequent tag of each word.
+        label: the most frequent label of sentences; "" where none is learned.
+    """
+
+    tags: MostFrequentTag
+    label: str
+
+    @classmethod
+    def fit(cls, learned: Examples, *, has_labels: bool) -> Self:
+        """From the training part."""
+        tags = MostFrequentTag.fit((one.tokens for one in Sentences(learned)), learned.tags or ())
+        counts = Counter(learned.labels or ()) if has_labels else Counter[str]()
+        return cls(tags, counts.most_common(1)[0][0] if counts else "")
+
+    def scores(self, examples: Examples, *, has_spans: bool) -> dict[str, dict[str, float]]:
+        """Scores by name, as those of the network."""
+        said = self.tags.predict(one.tokens for one in Sentences(examples))
+        scores = {"most_frequent_tag": tag_scores(examples.tags or (), said, has_spans=has_spans)}
+        if self.label and examples.labels is not None:
+            scores["majority"] = label_scores(examples.labels, [self.label] * len(examples))
+        return scores
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"most_frequent_tag": self.tags.to_json(), "majority": self.label}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        return cls(MostFrequentTag.from_json(stored["most_frequent_tag"]), str(stored["majority"]))
