@@ -54,6 +54,8 @@ def test_broken_fasta(tmp_path: Path, body: str, message: str) -> None:
 def test_trec(tmp_path: Path) -> None:
     found = read(tmp_path, "DESC:manner How did ?\n0 What\n", "a", format="trec")
     assert (list(found.inputs), found.labels) == (["How did ?", "What"], ["DESC", "0"])
+    found = read(tmp_path, "ham\tsee you at 5\nspam\t\n", "a", format="trec")
+    assert (list(found.inputs), found.labels) == (["see you at 5", ""], ["ham", "spam"])
     path = tmp_path / "b"
     path.write_bytes("A x\nB na\xefve\n".encode("latin-1"))
     found = read_labelled(path, format="trec")

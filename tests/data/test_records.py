@@ -158,6 +158,12 @@ def test_letters_lose_blanks_and_case(tmp_path: Path) -> None:
             r"line 2: the object has no 'text'; its names are: 'x'",
         ),
         ('{"text":"a","label":[1]}', "a.jsonl", {}, r"line 1: column 'label': expected one class"),
+        (
+            '[{"text":"a","label":1},\n{"label":2}]',
+            "a.json",
+            {},
+            r"element 2: the object has no 'text'|one JSON list of more than 0 bytes",
+        ),
         ("[" * 99_999, "a.jsonl", {}, r"cannot be read|not JSON"),
         ('{"text":"a","label":1}', "a.txt", {"encoding": "klingon"}, r"'klingon' is not known"),
         ("hello\nworld", "a.txt", {}, r"cannot be told from its name or its first lines"),

@@ -61,6 +61,7 @@ def test_ts_files_of_unequal_lengths(tmp_path: Path, large_bytes: int) -> None:
         (STAMPED + "(0,1),(1:(0,3),(1,4):a\n", r"line 7: expected 2 dimensions|expected \(time, value\)"),
         ("hello\n" + HEADER, r"line 1: expected a line such as @problemName or @data, found 'hello'"),
         ("@dimensions many\n@data\n", r"line 1: expected a whole number after @dimensions"),
+        ("@dimensions ²\n@data\n", r"line 1: expected a whole number after @dimensions"),
     ],
 )
 def test_broken_ts_files(tmp_path: Path, body: str, message: str) -> None:
@@ -170,6 +171,12 @@ def test_rows_of_signals_are_gathered_and_sorted(
 def test_long_tables_that_do_not_fit(tmp_path: Path, body: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read(tmp_path, body, "a.csv", series="id")
+
+
+def test_a_signal_may_fill_a_cell_of_a_table() -> None:
+    table = {"x": [np.zeros((2, 3)), np.ones((1, 3))], "label": ["a", "b"]}
+    found = read_labelled(table, sequence="x")
+    assert ([np.shape(one) for one in found.inputs], found.labels) == ([(2, 3), (1, 3)], ["a", "b"])
 
 
 def test_a_signal_may_fill_a_row_or_a_field(tmp_path: Path) -> None:

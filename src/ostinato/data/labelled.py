@@ -13,7 +13,14 @@ from ostinato.data.columns import FrameSource, open_source, resolve
 from ostinato.data.conll import read_conll, tagged_lines
 from ostinato.data.examples import Examples
 from ostinato.data.labelled_format import find_format
-from ostinato.data.labelled_objects import FORMS, frame_columns, read_frame, read_list, read_parquet
+from ostinato.data.labelled_objects import (
+    FORMS,
+    TableHeader,
+    frame_columns,
+    read_frame,
+    read_list,
+    read_parquet,
+)
 from ostinato.data.labelled_spec import FORMATS, Column, LabelledSpec
 from ostinato.data.letters import read_fasta
 from ostinato.data.long_signals import read_long_signals
@@ -152,8 +159,9 @@ def _as_long(spec: LabelledSpec) -> LabelledSpec:
 
 def _frame_sample(frame: Any, spec: LabelledSpec) -> Sequence[Any]:
     assert spec.text is not None
-    columns = list(frame_columns(frame).values())
-    return columns[resolve(FrameSource(frame), spec.text, "sequence")][:_SAMPLE_ROWS]
+    columns = frame_columns(frame)
+    index = resolve(TableHeader(list(columns), "the table"), spec.text, "sequence")
+    return list(columns.values())[index][:_SAMPLE_ROWS]
 
 
 def _file_sample(path: Path, name: str, spec: LabelledSpec) -> Sequence[Any]:

@@ -93,7 +93,7 @@ def read_parquet(path: Any, spec: LabelledSpec) -> Examples:
     return _from_columns(columns, spec, str(path))
 
 
-class _Columns:
+class TableHeader:
     """The names of a table's columns, for messages."""
 
     def __init__(self, names: list[str], source: str):
@@ -117,7 +117,7 @@ def _records(records: Sequence[Mapping[str, Any]], spec: LabelledSpec) -> Exampl
 
 def _from_rows(rows: Iterable[Sequence[Any]], names: list[str], spec: LabelledSpec, source: str) -> Examples:
     kind, findings = spec.kind or "text", Findings(unit="row")
-    header = _Columns(names, source)
+    header = TableHeader(names, source)
     collector = Collector(kind, source, spec, findings, has_labels=False)
     roles = None
     for place, values in enumerate(rows, 1):

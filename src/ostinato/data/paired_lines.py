@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import repeat
@@ -14,6 +15,7 @@ from ostinato.data.record_values import as_input
 from ostinato.errors import DataError
 
 SLOT_FILES = ("seq.in", "seq.out", "label")
+_LABEL_THEN_TEXT = re.compile(r"\s*(\S+)\s(.*)", re.DOTALL)
 
 
 def read_lines(path: str | Path, spec: LabelledSpec) -> Examples:
@@ -73,11 +75,10 @@ def read_trec(path: str | Path, spec: LabelledSpec) -> Examples:
 
 
 def _label_and_text(file: TextFile, span: Span) -> tuple[str, str]:
-    label, blank, text = file.text(span).partition(" ")
-    if not blank and "\t" in label:
-        label, blank, text = label.partition("\t")
-    if not blank:
+    found = _LABEL_THEN_TEXT.match(file.text(span))
+    if found is None:
         raise file.error("expected a label, a blank and a text, found one word", span.line)
+    label, text = found.groups()
     return label.partition(":")[0] or label, text
 
 

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -45,8 +45,8 @@ def read_json_lines(path: str | Path, spec: LabelledSpec) -> Examples:
     roles = find_roles(spec, header, kind, list(head.values()))
 
     def parse(span: Span, found: Findings) -> Row:
-        record = _json_object(file, span, found)
-        return roles.row(_values(record, roles, header, span.line), _failing(file, span.line))
+        record, fail = _json_object(file, span, found), _failing(file, span.line)
+        return roles.row(_values(record, header.names, roles, fail), fail)
 
     collector.has_labels, collector.has_tags = roles.label is not None, roles.tags is not None
     spans = (span for span in file.lines() if not _is_blank(file, span))
@@ -109,14 +109,16 @@ def _without_surrogates(value: Any, findings: Findings, line: int) -> Any:
     return value
 
 
-def _values(record: Mapping[str, Any], roles: Roles, header: Header, place: int) -> list[Any]:
-    """The record's values in the order of the header; names that the roles do not need may be absent."""
+def _values(
+    record: Mapping[str, Any], names: Sequence[str], roles: Roles, fail: Callable[[str], DataError]
+) -> list[Any]:
+    """The record's values in the order of the names; those that the roles do not need may be absent."""
     needed = [] if isinstance(roles.input, tuple) else [roles.input]
     for index in needed:
-        if header.names[index] not in record:
+        if names[index] not in record:
             found = ", ".join(map(repr, record)) or "none"
-            raise header.error(f"the object has no {header.names[index]!r}; its names are: {found}", place)
-    return [record.get(name) for name in header.names]
+            raise fail(f"the object has no {names[index]!r}; its names are: {found}")
+    return [record.get(name) for name in names]
 
 
 def _json_list(file: TextFile, spec: LabelledSpec, kind: str) -> Examples:
@@ -141,8 +143,7 @@ def _json_list(file: TextFile, spec: LabelledSpec, kind: str) -> Examples:
         def fail(message: str, place: int = place) -> DataError:
             return file.error(f"element {place}: {message}")
 
-        values = [record.get(name) for name in header.names]
-        collector.add(roles.row(values, fail), place)
+        collector.add(roles.row(_values(record, header.names, roles, fail), fail), place)
     return collector.finish(roles.reading(spec))
 
 

@@ -70,7 +70,7 @@ class _TsHeader:
 
 
 def _whole_number(file: TextFile, span: Span, key: str, values: list[str]) -> int:
-    if not values or not values[0].isdigit():
+    if not values or not values[0].isdecimal():
         raise file.error(f"expected a whole number after {key}, found {quoted(' '.join(values))}", span.line)
     return int(values[0])
 
