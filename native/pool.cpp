@@ -25,8 +25,11 @@ constexpr int64_t kShortSpinNs = 2'000;
 constexpr int64_t kYieldingNs = 20'000'000;
 // The calling thread spins this long for the last tasks of the others before it sleeps.
 constexpr int64_t kFinishSpinNs = 50'000;
-// Threads of a gang that have not all come by then are taken for kept away; a sleeping worker needs 5 to 50 µs.
+// Threads of a gang that have not all come by then are taken for kept away; a sleeping worker needs 5 to 50 µs, and
+// on an idle virtual core sometimes ten times that, which long work is worth waiting for.
 constexpr int64_t kGangAnswerNs = 100'000;
+constexpr int64_t kLongestGangAnswerNs = 1'000'000;
+constexpr int64_t kWorthOfAnswer = 8;  // of the work's time
 // A wait at a barrier beyond this may be a partner that is kept from running: the core is left to others meanwhile.
 constexpr int64_t kBarrierSpinNs = 100'000;
 constexpr int64_t kFirstRefusalNs = 2'000'000;
@@ -102,7 +105,7 @@ class Pool {
   int worth_having(int n_places, int64_t expected_ns);
   void parallel(int n_threads, const Job& job);
   bool refuses_gangs() const { return now_ns() < refuse_until_ns_; }
-  bool gang(int n_threads, const Job& job);
+  bool gang(int n_threads, const Job& job, int64_t expected_ns);
 
  private:
   // Who may join the present job and who has: places left in the upper half, threads at work in the lower.
@@ -335,10 +338,14 @@ void Pool::parallel(int n_threads, const Job& job) {
   await_leavers();
 }
 
-bool Pool::gang(int n_threads, const Job& job) {
+bool Pool::gang(int n_threads, const Job& job, int64_t expected_ns) {
+  const int64_t worth_ns = expected_ns / kWorthOfAnswer;
+  const int64_t answer_ns = worth_ns < kGangAnswerNs          ? kGangAnswerNs
+                            : worth_ns > kLongestGangAnswerNs ? kLongestGangAnswerNs
+                                                              : worth_ns;
   gang_state_.store(kGathering);
   open(n_threads - 1, job);
-  const bool all_came = spin_until([this] { return places(gate_.load()) == 0; }, kGangAnswerNs) || close() == 0;
+  const bool all_came = spin_until([this] { return places(gate_.load()) == 0; }, answer_ns) || close() == 0;
   gang_state_.store_and_wake(all_came ? kGo : kDismissed);
   gang_worker = 0;
   const int64_t since_ns = now_ns();
@@ -422,7 +429,7 @@ bool gang(int n_threads, void (*task)(void* context, int worker, Barrier& barrie
     job.context = context;
     job.barrier = &barrier;
     is_inside = true;
-    has_run = taken.gang(n_threads, job);
+    has_run = taken.gang(n_threads, job, expected_ns);
     is_inside = false;
   }
   taken.give_back();
