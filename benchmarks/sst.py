@@ -37,13 +37,19 @@ CLASSES = ("0", "1", "2", "3", "4")
 PARTS = ("train", "dev", "test")
 WORDS = {"characters": False, "shapes": False}
 TREE: dict[str, Any] = {"hidden_size": 150, "dropout_in": 0.5, "dropout_out": 0.5}
-TREE_WORDS: dict[str, Any] = {"word_size": 150, "word_dropout": 0.0}
+TREE_WORDS: dict[str, Any] = {"word_size": 300, "word_dropout": 0.0}
 SEQUENCE: dict[str, Any] = {"hidden_size": 150, "pooling": "last", "dropout": 0.5}
 SEQUENCE_WORDS: dict[str, Any] = {"word_size": 150, "word_dropout": 0.0, "dropout": 0.5}
-SETTINGS: dict[str, Any] = {
-    "tree": {"epochs": 12, "learning_rate": 0.003},
-    "lstm": {"epochs": 6, "learning_rate": 0.002},
-    "bilstm": {"epochs": 6, "learning_rate": 0.002},
+SETTINGS: dict[str, dict[str, Any]] = {
+    "tree": {
+        "epochs": 6,
+        "optimizer": "adagrad",
+        "learning_rate": 0.05,
+        "learning_rate_factors": {"tokens": 2.0},
+        "weight_decay": 1e-4,
+    },
+    "lstm": {"epochs": 6, "optimizer": "adamw", "learning_rate": 0.002},
+    "bilstm": {"epochs": 6, "optimizer": "adamw", "learning_rate": 0.002},
 }
 
 
@@ -102,7 +108,6 @@ def measure(name: str, trees: dict[str, list[Tree]], seed: int, max_time_s: floa
         model,
         source,
         ot.TrainingSettings(
-            optimizer="adamw",
             schedule="cosine",
             averaging="ema",
             monitor="root",
