@@ -123,7 +123,7 @@ def test_other_tags_leave_all_else_as_it_was(tmp_path: Path, ends: str, large_by
             r"line 5: expected an id such as 3, .* found 'x'",
         ),
         ("EU\nfoo\n", "a.conll", r"column '0' holds the tokens; the file has no other column"),
-        ("", "a.conll", r"expected one example or more, found none; the file is empty"),
+        ("", "a.conll", r"expected one example or more, found none; it is empty"),
     ],
 )
 def test_broken_rows_are_refused(tmp_path: Path, text: str, name: str, message: str) -> None:

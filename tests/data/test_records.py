@@ -88,11 +88,20 @@ def test_empty_texts_and_missing_labels_are_counted(tmp_path: Path) -> None:
         [1, 3, 5],
     )
     assert found.notes == (
+        "blank lines, passed over: 3 (the first in line 2)",
         "examples of text that are empty, kept: 2 (the first in line 3)",
         "examples without a label, left out: 1 (the first in line 7)",
     )
     unlabelled = read(tmp_path, body, "a.jsonl", needs_labels=False)
     assert (len(unlabelled), unlabelled.labels) == (4, None)
+
+
+def test_blank_lines_are_counted(tmp_path: Path) -> None:
+    note = "blank lines, passed over: 2 (the first in line 2)"
+    assert read(tmp_path, "text,label\n\na,b\nc,d\r\n\r\n", "a.csv").notes == (note,)
+    one = '{"text": "a", "label": 1}\n'
+    assert read(tmp_path, f"{one}\n{one} \n", "a.jsonl").notes == (note,)
+    assert read(tmp_path, "A b\n\n \nC d\n", "a", format="trec").notes == (note,)
 
 
 def test_lines_of_json_end_at_line_feeds_only(tmp_path: Path) -> None:
@@ -136,12 +145,19 @@ def test_letters_lose_blanks_and_case(tmp_path: Path) -> None:
             r"say which column holds the input; the columns are: 'a', 'b'",
         ),
         ("text,x\na,b\n", "a.csv", {}, r"say which column holds the labels; the columns are: 'text', 'x'"),
+        (
+            "a,b\nc,d\n",
+            "a.csv",
+            {"label": "y", "text": "x"},
+            r"columns are: 'a', 'b' \(if .* --no-header",
+        ),
+        ("text,y\na,b\n", "a.csv", {"label": "y", "header": False}, r"'0', '1' \(.* leave out --no-header\)"),
         ("text,label\na,b\n", "a.csv", {"label": 0, "text": 0}, r"column 'text' is also the label"),
         ("text,label\na,b,c\n", "a.csv", {}, r"line 2: expected 2 fields separated by ',', found 3"),
         ('text,label\n"a" b,c\n', "a.csv", {}, r"line 2: the quoting is broken"),
         ('text,label\na,b\n"a b,c\nd,e\n', "a.csv", {}, r"line 3: the quoting is broken"),
         ("text,label\n", "a.csv", {}, r"expected rows below the names 'text', 'label', found none"),
-        ("", "a.csv", {}, r"expected one example or more, found none; the file is empty"),
+        ("", "a.csv", {}, r"expected one example or more, found none; it is empty"),
         (b"text,label\nna\xefve,u\n", "a.csv", {}, r"line 2: byte 3 of the line \(0xEF, byte 13 .* latin-1"),
         (
             "text,label\na,b\n".encode("utf-16"),

@@ -179,6 +179,21 @@ def test_a_signal_may_fill_a_cell_of_a_table() -> None:
     assert ([np.shape(one) for one in found.inputs], found.labels) == ([(2, 3), (1, 3)], ["a", "b"])
 
 
+def test_what_has_no_effect_is_noted(tmp_path: Path) -> None:
+    found = read(tmp_path, HEADER + "1,2:3,4:a\n", "a.ts", sequence="x")
+    assert found.notes == ("a file of format ts has no columns of inputs, 'x' was not looked for",)
+
+
+def test_a_table_of_steps_is_no_table_of_signals(tmp_path: Path) -> None:
+    body = "id,x,label\ns1,1,a\ns1,2,a\ns2,3,b\n"
+    with pytest.raises(
+        DataError, match=r"line 2: column 'id': expected a number .* found 's1'; .*--sequence COL"
+    ):
+        read(tmp_path, body, "a.csv", sequence=True)
+    with pytest.raises(DataError, match=r"no column with numbers is left; .* leave out --no-header"):
+        read(tmp_path, body, "a.csv", sequence=0, label=-1, header=False)
+
+
 def test_a_signal_may_fill_a_row_or_a_field(tmp_path: Path) -> None:
     wide = read(tmp_path, "y,1,2,3\na,1,2,3\nb,4,5,\n", "a.csv", sequence=True, label="y")
     assert listed(wide) == [[[1], [2], [3]], [[4], [5]]]

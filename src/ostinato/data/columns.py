@@ -88,7 +88,7 @@ class TextSource:
 
     def error(self, message: str, line: int | None = None, column: str | None = None) -> DataError:
         """An error that says where."""
-        if line == 1 and not self.table.header:
+        if line in (None, 1) and not self.table.header:
             message += " (if the first line holds the names of the columns, leave out --no-header)"
         return DataError(message, path=self.table.path, line=line, column=column)
 

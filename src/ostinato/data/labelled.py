@@ -47,6 +47,7 @@ READERS: dict[str, Callable[[Any, LabelledSpec], Examples]] = {
     "lines": read_lines,
 }
 _SAMPLE_ROWS = 1000
+_WITHOUT_COLUMNS = ("trees", "ts", "trec", "slots", "fasta")  # the headers of FASTA have fields for the label
 _KINDS = {
     "conll": ("tokens",),
     "conllu": ("tokens",),
@@ -124,7 +125,8 @@ def _read_path(source: str | Path, spec: LabelledSpec) -> Examples:
     kinds = _KINDS.get(name)
     if kinds is not None and spec.kind not in (None, *kinds):
         raise InputError(
-            f"{path}: the format {name} holds {kinds[0]}, not {spec.kind}; set the format or the kind"
+            f"{path}: the format {name} holds {kinds[0]}, not {spec.kind}; ask for {kinds[0]}, or set the "
+            "format of the file"
         )
     if name in ("csv", "parquet") and _is_long(spec, lambda: _file_sample(path, name, spec)):
         table = open_source(
@@ -138,7 +140,21 @@ def _read_path(source: str | Path, spec: LabelledSpec) -> Examples:
         if getattr(spec, option) is not None
     }
     reading = {**examples.reading, **given} | ({} if spec.header else {"header": False})
-    return replace(examples, reading=reading)
+    return replace(examples, reading=reading, notes=examples.notes + _without_effect(name, spec))
+
+
+def _without_effect(name: str, spec: LabelledSpec) -> tuple[str, ...]:
+    """Notes about columns that were asked for in a file of examples for learning that has none."""
+    if not spec.needs_labels:
+        return ()
+    return tuple(
+        f"a file of format {name} has no columns of {what}, {column!r} was not looked for"
+        for what, column, formats in (
+            ("inputs", spec.text, _WITHOUT_COLUMNS),
+            ("labels", spec.label, _WITHOUT_COLUMNS[:-1]),
+        )
+        if column is not None and name in formats
+    )
 
 
 def _is_long(spec: LabelledSpec, sample: Callable[[], Sequence[Any]]) -> bool:

@@ -22,6 +22,8 @@ from ostinato.errors import DataError
 
 Item = TypeVar("Item")
 _BLOCK = 1 << 20
+_WHITE = 256  # bytes; a longer line is not looked through for something else than white space
+BLANK_LINES = "blank lines, passed over"
 
 
 class Span(NamedTuple):
@@ -287,7 +289,7 @@ class Collector:
             found = "; ".join(self.findings.notes())
             raise DataError(
                 f"{self.source}: expected one example or more, found none"
-                + (f" ({found})" if found else "; the file is empty")
+                + (f" ({found})" if found else "; it is empty")
             )
         inputs: Sequence[Any] = self.inputs
         tags: Any = self.tags
@@ -307,6 +309,15 @@ class Collector:
             notes=self.findings.notes(),
             reading={} if reading is None else reading,
         )
+
+
+def full_lines(file: TextFile, findings: Findings) -> Iterator[Span]:
+    """The lines that hold more than white space; the others are counted."""
+    for span in file.lines():
+        if span.stop - span.start > _WHITE or file.data[span.start : span.stop].strip():
+            yield span
+        else:
+            findings.add(BLANK_LINES, span.line)
 
 
 def collect_file(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ostinato.data.examples import Examples, Sentence
 from ostinato.data.labelled_spec import LabelledSpec
-from ostinato.data.lines import Collector, Findings, Row, Span, Spans, TextFile, collect_file
+from ostinato.data.lines import Collector, Findings, Row, Span, Spans, TextFile, collect_file, full_lines
 from ostinato.data.record_values import as_input
 from ostinato.errors import DataError
 
@@ -67,9 +67,10 @@ def read_trec(path: str | Path, spec: LabelledSpec) -> Examples:
         label, text = (None, file.text(span)) if bare is not None else _label_and_text(file, span)
         return Row(as_input(text, kind, lambda message: file.error(message, span.line)), label)
 
-    spans = (span for span in file.lines() if file.data[span.start : span.stop].strip())
     collector = Collector(kind, str(path), spec, findings, has_labels=bare is None)
-    examples = collect_file(file, spans, parse, collector, {"kind": kind, "format": "trec"})
+    examples = collect_file(
+        file, full_lines(file, findings), parse, collector, {"kind": kind, "format": "trec"}
+    )
     classes = spec.classes if spec.classes is not None else sorted(set(examples.labels or ()))
     return replace(examples, reading={**examples.reading, "classes": list(classes)})
 
@@ -111,9 +112,14 @@ def read_slots(folder: str | Path, spec: LabelledSpec) -> Examples:
         DataError: a file that is missing, files of unequal length, a line with more words than tags or fewer.
     """
     folder = Path(folder)
+    if not (folder / SLOT_FILES[0]).exists():
+        raise DataError(
+            f"expected a file, or a folder with {', '.join(SLOT_FILES)}, found a folder without seq.in; name "
+            "the file in it",
+            path=folder,
+        )
     words_file, tags_file, labels_file = (_slot_file(folder, name, spec) for name in SLOT_FILES)
-    if words_file is None:
-        raise DataError(f"expected the files {', '.join(SLOT_FILES)}, found no seq.in", path=folder)
+    assert words_file is not None
     findings = Findings()
     collector = Collector(
         "tokens", str(folder), spec, findings, labels_file is not None, tags_file is not None
@@ -144,7 +150,7 @@ def read_slots(folder: str | Path, spec: LabelledSpec) -> Examples:
 
 
 def _slot_file(folder: Path, name: str, spec: LabelledSpec) -> TextFile | None:
-    if not (folder / name).exists() and (name == "seq.in" or not spec.needs_labels):
+    if not (folder / name).exists() and not spec.needs_labels:
         return None
     return TextFile(folder / name, encoding=spec.encoding, large_bytes=spec.large_bytes)
 

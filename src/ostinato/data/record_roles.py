@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ostinato.data.cells import quoted
+from ostinato.data.cells import is_missing, is_number, quoted
 from ostinato.data.columns import Named, resolve
 from ostinato.data.examples import Sentence
 from ostinato.data.labelled_spec import Column, LabelledSpec
@@ -52,7 +52,9 @@ class Roles:
 
         label = None if self.label is None else as_label(values[self.label], of(self.label))
         if isinstance(self.input, tuple):
-            return Row(as_array(_without_padding([values[i] for i in self.input]), fail), label)
+            signal = _without_padding([values[i] for i in self.input])
+            names = [self.names[i] for i in self.input]
+            return Row(as_array(signal, lambda message: fail(_about_row(signal, names, message))), label)
         found = as_input(values[self.input], self.kind, of(self.input))
         if self.kind != "tokens":
             return Row(found, label)
@@ -196,6 +198,17 @@ def _wide(spec: LabelledSpec, source: Named, label: int | None) -> Roles:
     if label is None and spec.needs_labels:
         raise source.error(f"label: say which column holds the labels; the columns are: {shown(source)}")
     return Roles(source.names, "arrays", values, label, None)
+
+
+def _about_row(values: Sequence[Any], names: Sequence[str], message: str) -> str:
+    """Why a row is no signal: the first of its values that is text, else the message."""
+    for name, value in zip(names, values, strict=False):
+        if isinstance(value, str) and not is_missing(value) and not is_number(value):
+            return (
+                f"column {name!r}: expected a number of a signal that fills the row, found {quoted(value)}; "
+                "where a row is one step, name the column that says which signal it is of (--sequence COL)"
+            )
+    return message
 
 
 def _without_padding(values: list[Any]) -> list[Any]:

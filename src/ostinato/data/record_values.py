@@ -73,7 +73,10 @@ def as_input(value: Any, kind: str, fail: Fail) -> Any:
         value = ""
     if isinstance(value, list | tuple):
         if not all(isinstance(piece, str) for piece in value):
-            raise fail(f"expected text, found a list of other things: {quoted(repr(value))}")
+            raise fail(
+                f"expected text, found a list of other things: {quoted(repr(value))}; arrays of numbers are "
+                "read with sequence= (--sequence)"
+            )
         if kind == "tokens":
             return Sentence(tuple(value))
         value = ("\n" if any(" " in piece for piece in value) else " ").join(value)

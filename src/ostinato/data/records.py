@@ -17,7 +17,16 @@ from ostinato.data.columns import resolve
 from ostinato.data.examples import Examples
 from ostinato.data.files import find_separator
 from ostinato.data.labelled_spec import LabelledSpec
-from ostinato.data.lines import Collector, Findings, Row, Span, TextFile, collect_file
+from ostinato.data.lines import (
+    BLANK_LINES,
+    Collector,
+    Findings,
+    Row,
+    Span,
+    TextFile,
+    collect_file,
+    full_lines,
+)
 from ostinato.data.record_roles import Roles, find_roles, shown
 from ostinato.errors import DataError, InputError
 
@@ -36,7 +45,7 @@ def read_json_lines(path: str | Path, spec: LabelledSpec) -> Examples:
     kind, findings = spec.kind or "text", Findings()
     if file.data[file.first : file.first + 4096].lstrip()[:1] == b"[":
         return _json_list(file, spec, kind)
-    first = next((span for span in file.lines() if not _is_blank(file, span)), None)
+    first = next(full_lines(file, Findings()), None)
     head = {} if first is None else _json_object(file, first, findings)
     header = Header(file, list(head))
     collector = Collector(kind, str(path), spec, findings, has_labels=False)
@@ -49,27 +58,23 @@ def read_json_lines(path: str | Path, spec: LabelledSpec) -> Examples:
         return roles.row(_values(record, header.names, roles, fail), fail)
 
     collector.has_labels, collector.has_tags = roles.label is not None, roles.tags is not None
-    spans = (span for span in file.lines() if not _is_blank(file, span))
+    spans = full_lines(file, findings)
     return collect_file(file, spans, parse, collector, roles.reading(spec))
 
 
 class Header:
-    """The names of a file's columns, for messages."""
+    """The names of a file's columns, for messages; `hint` is a cure for columns that cannot be found."""
 
-    def __init__(self, file: TextFile, names: list[str]):
-        self._file, self.names = file, names
+    def __init__(self, file: TextFile, names: list[str], hint: str = ""):
+        self._file, self.names, self._hint = file, names, hint
 
     def error(self, message: str, line: int | None = None, column: str | None = None) -> DataError:
         """An error that says where."""
-        return self._file.error(message, line, column)
+        return self._file.error(message + self._hint, line, column)
 
 
 def _failing(file: TextFile, line: int) -> Callable[[str], DataError]:
     return lambda message: file.error(message, line)
-
-
-def _is_blank(file: TextFile, span: Span) -> bool:
-    return span.stop - span.start < 64 and not file.data[span.start : span.stop].strip()
 
 
 def _json_object(file: TextFile, span: Span, findings: Findings) -> dict[str, Any]:
@@ -166,9 +171,7 @@ def read_csv(path: str | Path, spec: LabelledSpec) -> Examples:
         return collector.finish()
     names = table.fields(head)
     table.width = len(names)
-    header = Header(
-        file, [name.strip() for name in names] if spec.header else list(map(str, range(len(names))))
-    )
+    header = _csv_header(file, names, spec)
     skipped = int(spec.header)
     example = next(islice(table.spans(), skipped, None), None)
     if example is None:
@@ -178,7 +181,8 @@ def read_csv(path: str | Path, spec: LabelledSpec) -> Examples:
             1,
         )
     roles = find_roles(spec, header, kind, table.fields(example))
-    if spec.header and any(wanted is not None and wanted not in names for wanted in (spec.text, spec.label)):
+    wanted = [one for one in (spec.text, spec.label if spec.needs_labels else None) if one is not None]
+    if spec.header and wanted and not any(one in header.names for one in wanted):
         findings.add(
             f"the first line is taken for names ({shown(header)}), --no-header makes it an example", 1
         )
@@ -188,7 +192,7 @@ def read_csv(path: str | Path, spec: LabelledSpec) -> Examples:
 
     collector.has_labels = roles.label is not None
     collector.has_tags = roles.tags is not None
-    spans = islice(table.spans(), skipped, None)
+    spans = islice(table.spans(findings), skipped, None)
     return collect_file(file, spans, parse, collector, roles.reading(spec))
 
 
@@ -198,9 +202,23 @@ def first_values(path: str | Path, spec: LabelledSpec, count: int) -> list[str]:
     table = SeparatedFile(file, spec.separator)
     rows = [table.fields(span) for span in islice(table.spans(), count + 1)]
     names = rows[0] if rows else []
-    header = Header(file, [name.strip() if spec.header else str(i) for i, name in enumerate(names)])
+    header = _csv_header(file, names, spec)
     index = 0 if spec.text is None else resolve(header, spec.text, "sequence")
     return [row[index] for row in rows[int(spec.header) :] if index < len(row)]
+
+
+def _csv_header(file: TextFile, fields: Sequence[str], spec: LabelledSpec) -> Header:
+    names = [field.strip() if spec.header else str(i) for i, field in enumerate(fields)]
+    wanted = [one for one in (spec.text, spec.label, spec.series) if isinstance(one, str)]
+    hint = ""
+    if not spec.header:
+        hint = " (if the first line holds the names of the columns, leave out --no-header)"
+    elif wanted and not any(one in names for one in wanted):
+        hint = (
+            " (if the first line is an example, put the names above it, or train with --no-header and "
+            "columns as numbers from 0)"
+        )
+    return Header(file, names, hint)
 
 
 class SeparatedFile:
@@ -223,14 +241,16 @@ class SeparatedFile:
         self.separator = separator if separator is not None else self._found_separator()
         self.is_quoted = self.separator != "\t" or self._has_quoted_fields()
 
-    def spans(self) -> Iterator[Span]:
-        """Every record; a blank line is one only where `width` is 1."""
+    def spans(self, findings: Findings | None = None) -> Iterator[Span]:
+        """Every record; a blank line is one only where `width` is 1, else `findings` counts it."""
         data, lines = self.file.data, self.file.lines()
         for span in lines:
             if self.is_quoted and data.find(b'"', span.start, span.stop) >= 0:
                 yield self._quoted_span(span, lines)
             elif span.start < span.stop or self.width == 1:
                 yield span
+            elif findings is not None:
+                findings.add(BLANK_LINES, span.line)
 
     def fields(self, span: Span) -> list[str]:
         """The fields of a record; DataError where they are not as many as `width` says."""
