@@ -154,6 +154,14 @@ def test_options_of_forecasts_are_refused(call, tagged, option):
     assert f"{option[0]} is about forecasts, and {tagged / 'run'} holds a tagger" in errors
 
 
+def test_a_folder_for_the_answers_is_missed_before_anything_is_computed(call, classified, tmp_path):
+    code, text, errors = call(
+        "predict", classified / "run", classified / "mail.tsv", "--out", tmp_path / "no" / "a.csv"
+    )
+    assert (code, text, errors.count("\n")) == (2, "", 1)
+    assert "there is no folder" in errors
+
+
 @pytest.mark.parametrize(
     ("task", "name", "content", "more", "expected"),
     [

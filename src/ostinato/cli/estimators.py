@@ -203,6 +203,7 @@ def predict(
         estimator = _load(run, seed=seed, device=device)
         result = output.Table("labels", _label_columns(estimator, data))
     else:
+        output.check_folder_of(out)
         estimator = _load(run, seed=seed, device=device)
         said = estimator.annotate(data)
         result = output.Lines("sentences", said.text, said.values, said.files)

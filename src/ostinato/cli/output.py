@@ -167,11 +167,22 @@ def check_table_name(path: Path | None, known: Sequence[str] = TABLES) -> None:
     """A name that `write_table` can do something with, before anything is computed.
 
     Raises:
-        InputError: another ending.
+        InputError: another ending, or a folder that there is not.
     """
+    check_folder_of(path)
     if path is not None and path.suffix not in known:
         names = f"{', '.join(known[:-1])} or {known[-1]}"
         raise InputError(f"--out {path}: expected a name ending in {names}, found {path.suffix!r}")
+
+
+def check_folder_of(path: Path | None) -> None:
+    """Refuse a place for a result whose folder does not exist, before anything is computed.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    if path is not None and not path.absolute().parent.is_dir():
+        raise InputError(f"--out {path}: there is no folder {str(path.parent)!r}; make it, or choose another")
 
 
 def to_columns(frame: Any) -> dict[str, list[Any]]:

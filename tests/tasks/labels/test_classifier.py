@@ -102,6 +102,16 @@ def test_scores_stand_beside_baselines():
     assert made.metrics_["validation"]["part"] == "validation"
     assert made.calibration_.examples > 20
     assert any("linear model over n-grams" in note for note in made.notes_)
+    # One example alone can be scored, too.
+    assert made.evaluate(x[:1], y[:1])["model"]["lstm"]["accuracy"] in (0.0, 1.0)
+
+
+def test_columns_of_tables_are_lists():
+    polars = pytest.importorskip("polars")
+    x, y = texts(40)
+    table = polars.DataFrame({"x": x, "y": y})
+    made = Classifier(**SMALL | {"epochs": 1}, members=1).fit(table["x"], table["y"])
+    assert made.predict(table["x"]).tolist() == made.predict(x).tolist()
 
 
 def test_classes_keep_their_type():
@@ -206,6 +216,24 @@ class TestBadInput:
     def test_too_few_examples(self):
         with pytest.raises(InputError, match="too few to hold"):
             Classifier(**SMALL).fit(["a", "b"], ["x", "y"])
+        with pytest.raises(InputError, match="those of each class, are too few"):
+            Classifier(**SMALL).fit(list("abcdefgh"), list("stuvwxyz"))
+
+    def test_a_class_for_every_two_examples(self):
+        x = [f"word{i // 2} here" for i in range(24)]
+        made = Classifier(**SMALL).fit(x, [str(i // 2) for i in range(24)])
+        assert len(made.classes_) == 12
+
+    def test_validation_without_a_known_class(self):
+        x, y = texts()
+        with pytest.raises(
+            DataError, match="none of its classes is in the training data"
+        ):
+            Classifier(**SMALL).fit(x, y, valid=(x[:3], ["new"] * 3))
+
+    def test_inputs_of_several_types(self):
+        with pytest.raises(InputError, match="one kind: texts, arrays or trees; found NoneType at place 1"):
+            Classifier(**SMALL).fit(["a", None, "b"], ["x", "y", "x"])
 
     @pytest.mark.parametrize(
         ("x", "match"),

@@ -188,6 +188,8 @@ class Regression:
         with warnings.catch_warnings():
             # Good enough for a baseline: later iterations change little.
             warnings.simplefilter("ignore", ConvergenceWarning)
+            # Many classes of few examples each are no mistake of ours.
+            warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
             self._model.fit(matrix, np.asarray(examples.labels))
         self.classes = [str(label) for label in self._model.classes_]
 

@@ -144,16 +144,16 @@ class Classifier(LabelEstimator):
                 f"{name}: no classes in {examples.source or 'the data'}; name their column with label="
             )
         kind_of(examples, self)
-        if name == "data" and len(set(labels)) < 2:
-            raise DataError(
-                f"every example is of the class {labels[0]!r}; a classifier needs two classes or more",
-                path=examples.source or None,
-            )
         return examples
 
     def _learn_answers(self, data: Examples, valid: Examples | None) -> None:
         labels = data.labels or ()
         counts = Counter(labels)
+        if len(counts) < 2:
+            raise DataError(
+                f"every example is of the class {labels[0]!r}; a classifier needs two classes or more",
+                path=data.source or None,
+            )
         names = sorted(counts, key=int) if self._label_type_ == "int" else sorted(counts)
         self._names_ = names
         self.shares_ = np.array([counts[name] for name in names]) / len(labels)
@@ -164,6 +164,11 @@ class Classifier(LabelEstimator):
                     f"{name}={getattr(self, name)!r} is about words, and the data hold {self.kind_}"
                 )
         if valid is not None:
+            if not counts.keys() & set(valid.labels or ()):
+                raise DataError(
+                    f"valid: none of its classes is in the training data, which have {', '.join(names[:20])}",
+                    path=valid.source or None,
+                )
             self.notes_ += self._unknown(valid, "the validation part")
 
     @property

@@ -33,7 +33,7 @@ def kind_of(examples: Examples, settings: Any) -> str:
     if settings.tree and settings.hierarchy:
         raise InputError("tree and hierarchy: a document is not a tree; choose one of them")
     if settings.tree != (examples.kind == "trees"):
-        expected = "parse trees in brackets" if settings.tree else "texts; for parse trees pass tree=True"
+        expected = "parse trees in brackets" if settings.tree else "no parse trees without tree=True (--tree)"
         raise InputError(f"tree={settings.tree}: expected {expected}, found {examples.kind}")
     if settings.hierarchy and examples.kind != "text":
         raise InputError(f"hierarchy=True reads documents, found {examples.kind}; leave it out")

@@ -41,7 +41,7 @@ def fit_linear(
             torch.from_numpy(inputs.codes[learned]),
             checks=source.inputs.linear.batch(apart),  # type: ignore[attr-defined]
             checks_y=torch.from_numpy(source.codes[apart]),
-            penalties=inputs.inputs.penalties,  # type: ignore[attr-defined]
+            penalties=inputs.inputs.penalties if len(apart) else None,  # type: ignore[attr-defined]
             max_time_s=limit_s,
         )
 

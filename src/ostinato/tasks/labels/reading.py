@@ -32,6 +32,7 @@ def read_examples(data: Any, y: Any, options: Mapping[str, Any], *, needs_answer
         return data
     if y is None and isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], str):
         data, y = data
+    data = _column_as_list(data)
     if options.get("kind") == "tokens" and isinstance(data, list | tuple):
         return _tokens_in_memory(data, y, needs_answers=needs_answers)
     kind = _kind_in_memory(data)
@@ -39,9 +40,7 @@ def read_examples(data: Any, y: Any, options: Mapping[str, Any], *, needs_answer
         from ostinato.data.labelled import read_labelled
 
         if y is not None:
-            raise InputError(
-                f"y: expected None with {type(data).__name__} as data, which names its own answers"
-            )
+            raise InputError(_why_no_inputs(data))
         return read_labelled(data, **{**options, "needs_labels": needs_answers})
     if y is None and needs_answers:
         raise InputError("y is missing: pass the answers, one for each input")
@@ -52,6 +51,25 @@ def reading_of(examples: Examples, options: Mapping[str, Any]) -> dict[str, Any]
     """Options with which further data are read as `examples` were: what was asked for, and what was found."""
     found = {name: value for name, value in options.items() if name not in ("letters", "sequence", "tree")}
     return {"kind": examples.kind, **found, **examples.reading}
+
+
+def _column_as_list(data: Any) -> Any:
+    """A column of a table (of pandas, polars, pyarrow) as a list of inputs; all else as it is."""
+    if isinstance(data, np.ndarray) or len(getattr(data, "shape", ())) > 1 or hasattr(data, "columns"):
+        return data
+    for name in ("to_list", "to_pylist", "tolist"):
+        if hasattr(data, name):
+            return getattr(data, name)()
+    return data
+
+
+def _why_no_inputs(data: Any) -> str:
+    if not isinstance(data, list | tuple):
+        return f"y: expected None with {type(data).__name__} as data, which names its own answers"
+    names = [type(one).__name__ for one in data]
+    odd = next((i for i, name in enumerate(names) if name != names[0]), 0)
+    found = f"{names[odd]} at place {odd}, {names[0]} at 0" if odd else names[0] if names else "none at all"
+    return f"expected inputs of one kind: texts, arrays or trees; found {found}"
 
 
 def _asked_kind(kind: str, options: Mapping[str, Any]) -> str:

@@ -65,9 +65,7 @@ def hold_out(n: int, fraction: float, seed: int, strata: Sequence[Any] | None = 
     if strata is not None:
         chosen &= ~_alone(strata)
     if not chosen.any() or chosen.all():
-        raise InputError(
-            f"{n} examples are too few to hold out {fraction:g} of them for validation; give more, or valid="
-        )
+        raise _too_few(n)
     return Held(np.flatnonzero(~chosen), np.flatnonzero(chosen))
 
 
@@ -87,7 +85,7 @@ def fold_out(n: int, members: int, count: int, seed: int, strata: Sequence[Any] 
         own[_alone(strata)] = count
     checked = np.flatnonzero(own < members)
     if not len(checked):
-        raise InputError(f"{n} examples are too few to hold some out for validation; give more, or valid=")
+        raise _too_few(n)
     return Held(np.arange(n), checked, own)
 
 
@@ -101,6 +99,13 @@ def folds(n: int, count: int, seed: int, strata: Sequence[Any] | None = None) ->
     # From a random fold on: otherwise the first folds would always be the larger ones of the first class.
     result[order] = (np.arange(n) + int(np.random.default_rng([seed, 2]).integers(count))) % count
     return result
+
+
+def _too_few(n: int) -> InputError:
+    return InputError(
+        f"{n} examples, or those of each class, are too few to hold out any for validation; give more of "
+        "each class, or others to validate on (valid=, --valid)"
+    )
 
 
 def _alone(strata: Sequence[Any]) -> NDArray[np.bool_]:
