@@ -44,7 +44,7 @@ class TaggerNetwork(nn.Module):
     """A tag for each token, from both sides of it (Huang et al. 2015, arXiv:1508.01991; Lample et al. 2016,
     arXiv:1603.01360).
 
-        token vectors → recurrent layers → dropout → emissions → a chain (`crf`) or each step alone (`softmax`)
+        token vectors → recurrent layers → dropout → emissions → a chain (`crf`) or each step (`softmax`)
 
     Batches hold what `TokenEncoder` takes, `lengths` (B,), and for the loss `y` (B, T) int64: the tags,
     anything beyond a row's length.
