@@ -219,6 +219,23 @@ def test_a_row_without_an_allowed_path_says_so_and_still_gets_tags():
     assert bool(crf.log_partition(torch.randn(2, 2, 3, dtype=torch.float64)).isfinite().all())
 
 
+@pytest.mark.parametrize("size", [1e7, 1e10, 1e20, 1e35])
+def test_constraints_hold_and_scores_are_right_however_large_the_emissions(size):
+    """A path that breaks a constraint would score more than any allowed one."""
+    constraints = constraints_for(("O", "B-x", "I-x"), "bio")
+    crf = make(3, constraints)
+    emissions = torch.zeros(2, 60, 3, dtype=torch.float64)
+    emissions[:, 0, 2], emissions[:, 1, 1] = size, size / 2
+    emissions[1] -= size
+    path, score = crf.decode(emissions, lengths=[4, 60])
+    assert constraints.violations(path[0, :4].tolist()) == constraints.violations(path[1].tolist()) == 0
+    assert gap(score / size, [0.5, -59.5]) < 1e-6
+    assert gap(crf.n_best(emissions, 2, lengths=[4, 60])[1] / size, [[0.5, 0.5], [-59.5, -59.5]]) < 1e-6
+    assert gap(crf.marginals(emissions).sum(2), torch.ones(2, 60)) < 1e-6
+    free = make(3)
+    assert bool(free.n_best(emissions - size, 2)[1].isfinite().all())
+
+
 @pytest.mark.parametrize("shape", [(0, 4, 3), (2, 0, 3)])
 def test_empty_batches_and_rows(shape):
     crf = make(3)

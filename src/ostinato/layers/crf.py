@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ostinato.errors import InputError, SizeError
 from ostinato.layers.arguments import check_input, check_sizes, make_stretch
 from ostinato.layers.crf_constraints import Constraints
-from ostinato.layers.crf_paths import Edges, best_path, best_paths, without_penalty
+from ostinato.layers.crf_paths import Edges, best_path, best_paths
 from ostinato.layers.crf_sums import Allowed, log_partition, marginals, working_dtype
 
 Lengths = Tensor | Sequence[int] | None
@@ -123,10 +123,9 @@ class LinearChainCRF(nn.Module):
         if not emissions.numel():
             empty = emissions.new_zeros(emissions.shape[:2], dtype=torch.int64)
             return empty, emissions.new_zeros(len(emissions))
-        tags, scores = best_path(emissions, self._edges(), steps)
-        if self.constraints is not None:
-            scores = without_penalty(scores)
-        return tags, scores.to(emissions.dtype)
+        edges = self._edges(emissions, steps)
+        tags, scores = best_path(emissions, edges, steps)
+        return tags, edges.without_penalty(scores).to(emissions.dtype)
 
     @torch.no_grad()
     def n_best(
@@ -146,7 +145,7 @@ class LinearChainCRF(nn.Module):
             scores = emissions.new_full((B, n), -torch.inf)
             scores[:, 0] = 0.0
             return scores.new_zeros(B, n, T, dtype=torch.int64), scores
-        tags, is_path = best_paths(emissions, self._edges(), steps, n)
+        tags, is_path = best_paths(emissions, self._edges(emissions, steps), steps, n)
         flat = (emissions.repeat_interleave(n, 0), tags.flatten(0, 1))
         scores = self._sum_along(*flat, None if steps is None else steps.repeat_interleave(n, 0)).view(B, n)
         if steps is not None:
@@ -171,8 +170,8 @@ class LinearChainCRF(nn.Module):
             return None
         return Allowed(self._may_transitions, self._may_start, self._may_end, self._mixing_steps)
 
-    def _edges(self) -> Edges:
-        return Edges.penalised(*self._scores(), self._allowed())
+    def _edges(self, emissions: Tensor, lengths: Tensor | None) -> Edges:
+        return Edges.penalised(*self._scores(), self._allowed(), emissions, lengths)
 
     def _check(
         self, method: str, emissions: Tensor, lengths: Lengths, mask: Tensor | None

@@ -13,32 +13,65 @@ from torch import Tensor
 
 from ostinato.layers.crf_sums import Allowed, working_dtype
 
-_PENALTY = 1e9
+_LEAST_PENALTY = 2.0**30
 
 
 @dataclass(frozen=True)
 class Edges:
-    """Scores of transitions (K, K) [from, to], start (K,) and end (K,), penalties included."""
+    """Scores of transitions (K, K) [from, to], start (K,) and end (K,), penalties included.
+
+    Attributes:
+        penalty: what a path pays for each constraint it breaks, more than twice any path's own score; None
+            where everything is allowed.
+    """
 
     transitions: Tensor
     start: Tensor
     end: Tensor
+    penalty: Tensor | None = None
 
     @classmethod
-    def penalised(cls, transitions: Tensor, start: Tensor, end: Tensor, allowed: Allowed | None) -> Edges:
-        """The scores, less the penalty where something is not allowed."""
+    def penalised(
+        cls,
+        transitions: Tensor,
+        start: Tensor,
+        end: Tensor,
+        allowed: Allowed | None,
+        emissions: Tensor,
+        lengths: Tensor | None,
+    ) -> Edges:
+        """The scores, less the penalty where something is not allowed, for emissions (B, T, K)."""
         work = working_dtype(transitions)
         scores = [value.detach().to(work) for value in (transitions, start, end)]
-        if allowed is not None:
-            limits = (allowed.transitions, allowed.start, allowed.end)
-            pairs = zip(scores, limits, strict=True)
-            scores = [torch.where(may, value, value - _PENALTY) for value, may in pairs]
-        return cls(*scores)
+        if allowed is None:
+            return cls(*scores)
+        edge = torch.stack([_largest(value) for value in scores]).amax()
+        penalty = _penalty(emissions, lengths, edge)
+        limits = (allowed.transitions, allowed.start, allowed.end)
+        transitions, start, end = (
+            torch.where(may, value, value - penalty) for value, may in zip(scores, limits, strict=True)
+        )
+        return cls(transitions, start, end, penalty)
+
+    def without_penalty(self, scores: Tensor) -> Tensor:
+        """The scores of paths by themselves, however many constraints they break."""
+        return scores if self.penalty is None else scores + self.penalty * (scores / -self.penalty).round()
 
 
-def without_penalty(scores: Tensor) -> Tensor:
-    """The scores of paths by themselves, however many constraints they break."""
-    return scores + _PENALTY * (scores / -_PENALTY).round()
+def _penalty(emissions: Tensor, lengths: Tensor | None, edge: Tensor) -> Tensor:
+    """A power of two, so that next to nothing is lost when it is taken off; the same for most batches."""
+    T = emissions.shape[1]
+    if lengths is not None:
+        padding = torch.arange(T, device=lengths.device) >= lengths.unsqueeze(1)
+        emissions = emissions.masked_fill(padding.unsqueeze(2), 0.0)
+    most = T * _largest(emissions).to(edge.dtype) + (T + 1) * edge
+    return torch.exp2(torch.log2(4.0 * most + 1.0).ceil()).clamp(min=_LEAST_PENALTY)
+
+
+def _largest(values: Tensor) -> Tensor:
+    """The largest finite size."""
+    sizes = values.detach().abs()
+    return sizes.masked_fill(~sizes.isfinite(), 0.0).amax()
 
 
 def best_path(emissions: Tensor, edges: Edges, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -86,7 +119,7 @@ def best_paths(emissions: Tensor, edges: Edges, lengths: Tensor | None, n: int) 
     Args:
         emissions: (B, T, K), T at least 1.
         edges: the other scores.
-        lengths: (B,), at least 1; None: T everywhere.
+        lengths: (B,); None: T everywhere. Of an empty row nothing is said.
         n: how many.
 
     Cost: B·T·n·K² candidates, of which each step takes the n best for every tag.
@@ -100,7 +133,7 @@ def best_paths(emissions: Tensor, edges: Edges, lengths: Tensor | None, n: int) 
     sources = []
     for t in range(1, T):
         reach = best.unsqueeze(3) + edges.transitions.unsqueeze(1)
-        highest, source = reach.flatten(1, 2).topk(min(n, K * n), dim=1)
+        highest, source = reach.flatten(1, 2).topk(n, dim=1)
         after = highest.transpose(1, 2) + scores[:, t].unsqueeze(2)
         if lengths is not None:
             goes_on = (lengths > t).view(B, 1, 1)
@@ -116,4 +149,4 @@ def best_paths(emissions: Tensor, edges: Edges, lengths: Tensor | None, n: int) 
         if t:
             before = sources[t - 1].flatten(1).gather(1, place)
             place = torch.where(torch.as_tensor(is_real), before, place)
-    return tags, total > -_PENALTY / 2
+    return tags, total > (-torch.inf if edges.penalty is None else -edges.penalty / 2)

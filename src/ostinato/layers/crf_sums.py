@@ -19,7 +19,7 @@ from torch import Tensor
 # Half of what float64 can hold: products of a forward and a backward message must fit as well.
 _LOG_BUDGET = 300.0
 # Stands for the score of what is not allowed: far from every real score, and never -inf - -inf.
-_FORBIDDEN = -1e30
+_FORBIDDEN = {torch.float64: -1e200, torch.float32: -1e30}
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,9 @@ def marginals(
             wanted = emissions.detach().requires_grad_()
             total = log_partition_by_logsumexp(wanted, transitions, start, end, lengths, allowed)
             total = total[total.isfinite()].sum()
-            return torch.autograd.grad(total, wanted)[0].to(working_dtype(wanted))
+            found = torch.autograd.grad(total, wanted)[0].to(working_dtype(wanted))
+        # Scores beyond 1e12 leave float64 no digits for their differences.
+        return found / found.sum(2, keepdim=True).clamp(min=torch.finfo(found.dtype).tiny)
     chain.forward()
     probabilities, _, _ = chain.backward(torch.ones_like(chain.log_scale))
     return probabilities.transpose(0, 1)
@@ -99,10 +101,11 @@ def log_partition_by_logsumexp(
     """
     work = working_dtype(emissions)
     emissions, transitions, start, end = (value.to(work) for value in (emissions, transitions, start, end))
+    forbidden = _FORBIDDEN[work]
     if allowed is not None:
-        transitions = transitions.masked_fill(~allowed.transitions, _FORBIDDEN)
-        start = start.masked_fill(~allowed.start, _FORBIDDEN)
-        end = end.masked_fill(~allowed.end, _FORBIDDEN)
+        transitions = transitions.masked_fill(~allowed.transitions, forbidden)
+        start = start.masked_fill(~allowed.start, forbidden)
+        end = end.masked_fill(~allowed.end, forbidden)
     T = emissions.shape[1]
     if lengths is not None:
         emissions = emissions.masked_fill(_padding(lengths, T).unsqueeze(2), 0.0)
@@ -111,7 +114,7 @@ def log_partition_by_logsumexp(
         after = torch.logsumexp(message.unsqueeze(2) + transitions, dim=1) + emissions[:, t]
         message = after if lengths is None else torch.where((lengths > t).unsqueeze(1), after, message)
     total = torch.logsumexp(message + end, dim=1)
-    total = total.masked_fill(total < _FORBIDDEN / 2, -math.inf)
+    total = total.masked_fill(total < forbidden / 2, -math.inf)
     return total if lengths is None else total.masked_fill(lengths == 0, 0.0)
 
 
