@@ -84,3 +84,9 @@ def test_a_stratum_of_one_is_learned_from():
 def test_nothing_to_hold_out():
     with pytest.raises(InputError, match="too few to hold out"):
         hold_out(2, 0.1, 0, ["a", "b"])
+
+
+@pytest.mark.parametrize("n", [2, 5, 9, 30])
+def test_one_of_a_few_is_held_out_whatever_the_seed(n):
+    for seed in range(10):
+        assert len(hold_out(n, 0.1, seed).checked) == max(1, n // 10)

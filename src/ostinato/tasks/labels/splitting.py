@@ -61,7 +61,7 @@ def hold_out(n: int, fraction: float, seed: int, strata: Sequence[Any] | None = 
     Raises:
         InputError: nothing is left to learn from or to check on.
     """
-    chosen = folds(n, max(2, round(1 / fraction)), seed, strata) == 0
+    chosen = folds(n, min(n, max(2, round(1 / fraction))), seed, strata) == 0
     if strata is not None:
         chosen &= ~_alone(strata)
     if not chosen.any() or chosen.all():
