@@ -49,6 +49,7 @@ class ArrayInputs:
 
     folds: ClassVar[bool] = True
     linear_over: ClassVar[str] = "summary statistics"
+    optimizer: ClassVar[Mapping[str, Any]] = {"optimizer": "adamw"}
 
     width: int
     stride: int

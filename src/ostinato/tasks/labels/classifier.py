@@ -22,7 +22,7 @@ from ostinato.tasks.labels.calibration import Calibration
 from ostinato.tasks.labels.ensemble import Ensemble, chunks
 from ostinato.tasks.labels.estimator import LabelEstimator
 from ostinato.tasks.labels.inputs import Inputs, Labelled
-from ostinato.tasks.labels.kinds import inputs_class, kind_of
+from ostinato.tasks.labels.kinds import inputs_class, kind_of, optimizer_of
 from ostinato.tasks.labels.linear_part import blend_linear, fit_linear
 from ostinato.tasks.labels.reading import label_type
 from ostinato.tasks.labels.scores import class_scores, need_sklearn, probability_scores
@@ -217,6 +217,9 @@ class Classifier(LabelEstimator):
         encoded = Labelled(self.preparation_.encode(examples.inputs), codes, folds)
         self.notes_ += [note for note in encoded.notes if note not in self.notes_]
         return encoded
+
+    def _optimizer(self) -> dict[str, Any]:
+        return optimizer_of(self.kind_, self.settings_.members or 1)
 
     def _build(self) -> Ensemble:
         s = self.settings_

@@ -41,6 +41,7 @@ class DocumentInputs:
 
     folds: ClassVar[bool] = True
     linear_over: ClassVar[str] = "n-grams"
+    optimizer: ClassVar[Mapping[str, Any]] = {"optimizer": "adamw"}
 
     tokens: TokenPreparation
     ngrams: NgramFeatures

@@ -239,7 +239,7 @@ class LabelEstimator(Estimator):
             epochs=min(s.epochs, epochs or s.epochs),
             max_time_s=budget_s,
             patience_validations=s.patience,
-            optimizer="adamw",
+            **self._optimizer(),
             learning_rate=s.learning_rate,
             weight_decay=s.weight_decay,
             schedule="cosine",
@@ -252,6 +252,9 @@ class LabelEstimator(Estimator):
             mode="max",
             seed=s.seed,
         )
+
+    def _optimizer(self) -> dict[str, Any]:
+        return {"optimizer": "adamw"}
 
     def _left_s(self, started_s: float) -> float | None:
         """Seconds left of `max_time_s`, or None where there is no limit."""

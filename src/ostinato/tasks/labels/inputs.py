@@ -21,11 +21,13 @@ class Inputs(Protocol):
 
     `folds` says whether each member of an ensemble may be trained without other examples; `linear_over` what
     the linear model beside the network reads, where there is one. What `encode` gives then has rows `linear`
-    with `batch(rows)`, and `penalties` to try on them.
+    with `batch(rows)`, and `penalties` to try on them. `optimizer` holds fields of `TrainingSettings`, with
+    `learning_rate_factors` by the names of one member's parameters.
     """
 
     folds: ClassVar[bool]
     linear_over: ClassVar[str]
+    optimizer: ClassVar[Mapping[str, Any]]
 
     @classmethod
     def choose(cls, data: Examples, settings: Any) -> dict[str, Any]:

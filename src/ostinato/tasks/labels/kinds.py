@@ -38,3 +38,11 @@ def kind_of(examples: Examples, settings: Any) -> str:
     if settings.hierarchy and examples.kind != "text":
         raise InputError(f"hierarchy=True reads documents, found {examples.kind}; leave it out")
     return "documents" if settings.hierarchy else examples.kind
+
+
+def optimizer_of(kind: str, members: int) -> dict[str, Any]:
+    """Fields of `TrainingSettings` that suit an ensemble over this kind of input."""
+    settings = dict(inputs_class(kind).optimizer)
+    factors = settings.pop("learning_rate_factors", {})
+    named = {f"members.{m}.{name}": factor for m in range(members) for name, factor in factors.items()}
+    return settings | {"learning_rate_factors": named}

@@ -43,6 +43,7 @@ class LetterInputs:
 
     folds: ClassVar[bool] = True
     linear_over: ClassVar[str] = "runs of letters"
+    optimizer: ClassVar[Mapping[str, Any]] = {"optimizer": "adamw"}
 
     alphabet: str
     places: int

@@ -39,6 +39,7 @@ class TextInputs:
 
     folds: ClassVar[bool] = True
     linear_over: ClassVar[str] = "n-grams"
+    optimizer: ClassVar[Mapping[str, Any]] = {"optimizer": "adamw"}
 
     tokens: TokenPreparation
     ngrams: NgramFeatures
