@@ -121,8 +121,10 @@ class RunStore:
         try:
             run.model.load_state_dict(unpack(files["model.safetensors"])[0])
         except RuntimeError as error:
+            why = " ".join(str(error).split())  # one line of PyTorch's many
             raise RunFolderError(
-                f"{self.checkpoints.last} is of another model than the one to train: {error}"
+                f"{self.checkpoints.last} is of another model than the one to train, as other data or "
+                f"parameters make it; resume with the same, or choose another folder ({why[:200]})"
             ) from error
         unpack_optimizer(files["optimizer.safetensors"], run.optimizer)
         if run.average is not None:
