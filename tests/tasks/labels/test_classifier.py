@@ -226,9 +226,7 @@ class TestBadInput:
 
     def test_validation_without_a_known_class(self):
         x, y = texts()
-        with pytest.raises(
-            DataError, match="none of its classes is in the training data"
-        ):
+        with pytest.raises(DataError, match="none of its classes is in the training data"):
             Classifier(**SMALL).fit(x, y, valid=(x[:3], ["new"] * 3))
 
     def test_inputs_of_several_types(self):
