@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ostinato.data.conll import read_conll, tagged_lines
 from ostinato.data.examples import Examples, Sentence
 from ostinato.data.labelled import read_labelled
+from ostinato.data.labelled_format import find_format
 from ostinato.data.labelled_spec import LabelledSpec
 from ostinato.errors import DataError, SizeError
 
@@ -177,3 +178,13 @@ def test_what_is_read_is_written_back(file: tuple[str, list[list[list[str]]]], l
         assert [list(one.tokens) for one in found.inputs] == [[row[0] for row in one] for one in sentences]
         assert [list(tags) for tags in found.tags or ()] == [[row[-1] for row in one] for one in sentences]
         assert "".join(tagged_lines(path, found.tags or [], spec)) == text
+
+
+def test_files_without_line_feeds_and_empty_ones_are_what_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "mac"
+    path.write_bytes(b"she O\rsaw O\rOslo B\r\rhe O\rleft O\r")
+    for needs_labels in (True, False):
+        assert find_format(path, LabelledSpec(kind="tokens", needs_labels=needs_labels)) == "conll"
+    path.write_bytes(b"\n \n")
+    with pytest.raises(DataError, match="mac: expected one example or more, found none; the file is empty"):
+        read_labelled(path, kind="tokens")

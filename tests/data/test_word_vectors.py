@@ -54,6 +54,7 @@ def test_extra_words_are_the_first_and_words_may_have_blanks(tmp_path):
     ("text", "message"),
     [
         (b"cat 1 2\ndog 3\n", "line 2: expected a word and 2 numbers"),
+        (b"cat 1 2\ndog 3.5 4 6\n", "line 2: expected a word and 2 numbers, found 4 fields"),
         (b"cat 1 2\ndog 3 x\n", "line 2: expected numbers"),
         (b"cat 1 nan\n", "line 1: expected finite"),
         (b"cat 1 2\n\xffdog 3 4\n", "line 2: expected UTF-8, found byte 0xff"),

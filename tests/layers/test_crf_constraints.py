@@ -75,6 +75,7 @@ def test_spans_equal_those_of_seqeval():
         (["NN VB", "DT"], "none"),
         (["B-x LOC"], "none"),
         (["B-x E-x U-x"], "none"),
+        (["I-x E-x O E-x"], "none"),
         (["O O"], "none"),
         ([], "none"),
     ],

@@ -34,7 +34,8 @@ def find_format(path: Path, spec: LabelledSpec) -> str:
         return by_name
     with open_binary(path) as raw:
         head = raw.read(_SAMPLE_BYTES)
-    lines = head.decode(codec(spec.encoding or "utf-8"), "replace").removeprefix("\ufeff").split("\n")
+    text = head.decode(codec(spec.encoding or "utf-8"), "replace").removeprefix("\ufeff")
+    lines = text.split("\n" if "\n" in text else "\r")
     if len(head) == _SAMPLE_BYTES:
         lines = lines[:-1] or lines  # the last is cut off
     lines = [line.removesuffix("\r") for line in lines]

@@ -26,12 +26,14 @@ def read_lines(path: str | Path, spec: LabelledSpec) -> Examples:
     Raises DataError where labels are required.
     """
     kind = spec.kind or "text"
-    if spec.needs_labels:
-        raise DataError(
-            "plain lines have no labels; name the columns (--text, --label), or the format (--format)",
-            path=path,
-        )
     file = TextFile(path, encoding=spec.encoding, large_bytes=spec.large_bytes)
+    if spec.needs_labels:
+        is_blank = not any(file.data[span.start : span.stop].strip() for span in file.lines())
+        raise file.error(
+            "expected one example or more, found none; the file is empty"
+            if is_blank
+            else "plain lines have no labels; name the columns (--text, --label), or the format (--format)"
+        )
 
     def parse(span: Span, _: Findings) -> Row:
         return Row(as_input(file.text(span), kind, lambda message: file.error(message, span.line)))

@@ -313,7 +313,10 @@ def _column(item: Item, name: str) -> Sequence[str]:
     known: Mapping[str, Sequence[str]] = item.columns if isinstance(item, Sentence) else {}
     if name not in known:
         found = ", ".join(map(repr, known)) or "none"
-        raise InputError(f"TokenPreparation: a sentence has no column {name!r}; its columns: {found}")
+        raise InputError(
+            f"TokenPreparation: a sentence has no column {name!r}; its columns: {found}; give the columns "
+            "that were learned from (Sentence(tokens, columns)), or learn without them (features='none')"
+        )
     return known[name]
 
 

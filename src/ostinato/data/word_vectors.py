@@ -88,10 +88,14 @@ class WordVectors:
             width = width or len(fields) - 1
             # The word may be a blank of its own kind, or have blanks in it; the numbers never do.
             word = raw.rstrip().rsplit(None, width)[0] if len(fields) > width + 1 else fields[0]
-            if width < 1 or len(fields) < width + 1:
+            if (
+                width < 1
+                or len(fields) < width + 1
+                or (len(fields) > width + 1 and _is_fraction(fields[-width - 1]))
+            ):
                 raise DataError(
                     f"expected a word and {max(width, 1)} numbers, found {len(fields)} fields; a line is cut "
-                    "short, or the file is none of word vectors",
+                    "short or has numbers too many, or the file is none of word vectors",
                     path=self.path,
                     line=line,
                 )
@@ -126,3 +130,11 @@ class WordVectors:
         if not np.isfinite(vector).all():
             raise DataError("expected finite numbers, found NaN or infinity", path=self.path, line=line)
         return vector
+
+
+def _is_fraction(field: bytes) -> bool:
+    """Whether a field in the place of a word's last part can only be one number too many."""
+    try:
+        return b"." in field and bool(np.isfinite(float(field)))
+    except ValueError:
+        return False

@@ -120,6 +120,9 @@ def infer_scheme(sequences: Iterable[Sequence[str]]) -> str:
         return "none"
     if letters <= set("BI"):
         return min(("bio", "iob1"), key=lambda scheme: _n_broken(sequences, tags, scheme))
+    # Ends without a single begin are IOE, whose spans of one token these schemes would spell otherwise.
+    if not letters & set("BSU"):
+        return "none"
     return next((scheme for scheme in ("bioes", "bilou") if letters <= set(_LETTERS[scheme])), "none")
 
 

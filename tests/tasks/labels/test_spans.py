@@ -73,3 +73,4 @@ def test_scores_are_the_same_in_every_scheme():
 
 def test_scores_without_a_single_span_are_zero_without_a_warning():
     assert span_scores([["O", "O"]], [["O", "O"]])["span_f1"] == 0.0
+    assert span_scores([["O", "XYZ"]], [["O", "O"]])["span_f1"] == 0.0
