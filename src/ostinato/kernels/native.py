@@ -142,8 +142,7 @@ def forward(task: Task, given: Arguments) -> tuple[list[Tensor], list[Tensor]]:
             task.keeps == "gates", torch.get_num_threads(),
         )  # fmt: skip
         if found is not None:
-            outputs, saved = found
-            return outputs, saved
+            return found[0], found[1]
     if resets is not None and not initial:
         raise InputError("resets: expected the state after a reset in `initial`, found none")
     addresses, held = _inputs(given)
