@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -11,18 +11,15 @@ from torch import nn
 
 from ostinato.data.documents import DocumentLimits, encode_documents
 from ostinato.data.examples import Examples
-from ostinato.data.ngrams import NgramFeatures
-from ostinato.data.token_encoding import TokenPreparation
 from ostinato.models.hierarchical import HierarchicalClassifier
-from ostinato.models.wide import WideAndDeep
 from ostinato.tasks.labels.inputs import how_many
 from ostinato.tasks.labels.linear_rows import characters, encode_ngrams, fit_ngrams
 from ostinato.tasks.labels.texts import (
     RARE_TEXTS,
     TOKEN_CHARACTERS,
     EncodedTexts,
+    TextInputs,
     fit_tokens,
-    prepare_tokens,
     text_batch_size,
 )
 
@@ -31,20 +28,10 @@ USUAL_S = 240.0
 
 
 @dataclass(frozen=True)
-class DocumentInputs:
-    """Documents to sentences of tokens, and to weighted n-grams.
+class DocumentInputs(TextInputs):
+    """Documents to sentences of tokens, and to weighted n-grams; attributes as of `TextInputs`."""
 
-    Attributes:
-        tokens: of the network.
-        ngrams: of the linear model beside it.
-    """
-
-    folds: ClassVar[bool] = True
-    linear_over: ClassVar[str] = "n-grams"
-    optimizer: ClassVar[Mapping[str, Any]] = {"optimizer": "adamw"}
-
-    tokens: TokenPreparation
-    ngrams: NgramFeatures
+    _network: ClassVar[Callable[..., nn.Module]] = HierarchicalClassifier
 
     @classmethod
     def choose(cls, data: Examples, settings: Any) -> dict[str, Any]:
@@ -87,25 +74,3 @@ class DocumentInputs:
                 "the network read the first and the last half of so many"
             ]
         return EncodedTexts(documents, encode_ngrams(self.ngrams, inputs), notes)
-
-    def build(self, output_size: int, settings: Any) -> nn.Module:
-        """A `HierarchicalClassifier`, with a linear model over n-grams beside it."""
-        network = HierarchicalClassifier(
-            self.tokens.sizes,
-            output_size,
-            cell=settings.cell,
-            hidden_size=settings.hidden_size,
-            num_layers=settings.num_layers,
-            dropout=settings.dropout,
-        )
-        prepare_tokens(network.tokens, self.tokens)
-        return WideAndDeep(network, max(len(self.ngrams), 1), output_size)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {"tokens": self.tokens.to_json(), "ngrams": self.ngrams.to_json()}
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`."""
-        return cls(TokenPreparation.from_json(stored["tokens"]), NgramFeatures.from_json(stored["ngrams"]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -40,6 +40,8 @@ class TextInputs:
     folds: ClassVar[bool] = True
     linear_over: ClassVar[str] = "n-grams"
     optimizer: ClassVar[Mapping[str, Any]] = {"optimizer": "adamw"}
+
+    _network: ClassVar[Callable[..., nn.Module]] = TextClassifier
 
     tokens: TokenPreparation
     ngrams: NgramFeatures
@@ -94,8 +96,8 @@ class TextInputs:
         return EncodedTexts(tokens, encode_ngrams(self.ngrams, inputs), notes)
 
     def build(self, output_size: int, settings: Any) -> nn.Module:
-        """A `TextClassifier`, with a linear model over n-grams beside it."""
-        network = TextClassifier(
+        """The network over the tokens, with a linear model over n-grams beside it."""
+        network: Any = type(self)._network(
             self.tokens.sizes,
             output_size,
             cell=settings.cell,
