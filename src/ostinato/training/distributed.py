@@ -7,6 +7,7 @@ of an accumulated step, and a process may have no row at all in a batch.
 
 from __future__ import annotations
 
+import atexit
 import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -23,6 +24,12 @@ from ostinato.training.settings import TrainingSettings
 def is_first_process() -> bool:
     """Whether this process writes files and speaks: the only one, or rank 0 of those started by torchrun."""
     return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") == "0"
+
+
+def _leave_group() -> None:
+    # A process that ends while the group's threads are alive may abort.
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 class Processes:
@@ -62,6 +69,9 @@ class Processes:
                 f"device {str(device)!r} cannot be used: {error}; use 'cpu' or 'auto'"
             ) from error
         self.fabric.launch()
+        if world > 1:
+            atexit.unregister(_leave_group)
+            atexit.register(_leave_group)
         self.device = self.fabric.device
         self.rank, self.world_size = self.fabric.global_rank, self.fabric.world_size
         self._autocasts = settings.precision == "bf16"
