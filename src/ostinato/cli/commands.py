@@ -37,6 +37,7 @@ from ostinato.cli.options import (
     model_option,
     training_option,
 )
+from ostinato.cli.training import train_and_print
 from ostinato.errors import InputError
 
 
@@ -145,18 +146,10 @@ def train_forecast(  # noqa: PLR0913 - one parameter per option is Typer's way
         "max_time_s": max_time, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
         "device": device,
     }  # fmt: skip
-    with output.only_results_on_stdout():
-        result = estimators.train_forecast(
-            data,
-            out,
-            {name: value for name, value in options.items() if value is not None},
-            config=config,
-            overrides=overrides or (),
-            future=future,
-            resume=resume,
-            quiet=quiet,
-        )
-    output.print_training(result, json=json, quiet=quiet)
+    train_and_print(
+        estimators.train_forecast, data, out, options, config, overrides, json=json, quiet=quiet,
+        resume=resume, future=future,
+    )  # fmt: skip
 
 
 add_label_commands(train_app)

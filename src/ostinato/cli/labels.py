@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from ostinato.cli import estimators, output
+from ostinato.cli import estimators
 from ostinato.cli.failures import command
 from ostinato.cli.options import (
     FILE,
@@ -36,6 +37,7 @@ from ostinato.cli.options import (
     model_option,
     training_option,
 )
+from ostinato.cli.training import train_and_print
 
 Valid = Annotated[
     Path | None, training_option("File to choose the best epoch by; a part of FILE otherwise.", "FILE")
@@ -138,7 +140,8 @@ def train_classify(  # noqa: PLR0913 - one parameter per option is Typer's way
         "test": test, "epochs": epochs, "max_time_s": max_time, "batch_size": batch_size,
         "learning_rate": learning_rate, "seed": seed, "device": device,
     }  # fmt: skip
-    _train("Classifier", data, out, options, config, overrides, resume=resume, json=json, quiet=quiet)
+    train = functools.partial(estimators.train_labels, "Classifier")
+    train_and_print(train, data, out, options, config, overrides, json=json, quiet=quiet, resume=resume)
 
 
 @command
@@ -196,33 +199,8 @@ def train_tag(  # noqa: PLR0913 - one parameter per option is Typer's way
         "max_time_s": max_time, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
         "device": device,
     }  # fmt: skip
-    _train("Tagger", data, out, options, config, overrides, resume=resume, json=json, quiet=quiet)
-
-
-def _train(
-    estimator: str,
-    data: Path,
-    out: Path,
-    options: dict[str, Any],
-    config: Path | None,
-    overrides: Sequence[str] | None,
-    *,
-    resume: bool,
-    json: bool,
-    quiet: bool,
-) -> None:
-    with output.only_results_on_stdout():
-        result = estimators.train_labels(
-            estimator,
-            data,
-            out,
-            {name: value for name, value in options.items() if value is not None},
-            config=config,
-            overrides=overrides or (),
-            resume=resume,
-            quiet=quiet,
-        )
-    output.print_training(result, json=json, quiet=quiet)
+    train = functools.partial(estimators.train_labels, "Tagger")
+    train_and_print(train, data, out, options, config, overrides, json=json, quiet=quiet, resume=resume)
 
 
 def _text(path: Path | None) -> str | None:

@@ -47,6 +47,9 @@ def run(stack: GatedStack, x: Any, state: State | None) -> Output | None:
         return None
     if not ops.is_eager(x, like):
         return None
+    # A state that knows its place among random masks passes it on.
+    if state is not None and "row" in arguments.check_state(stack._name, state):
+        return None
     path = stack._choose(_REQUESTS[stack.training])
     if path.path != "native" or path.is_fallback:
         return None
@@ -57,8 +60,6 @@ def run(stack: GatedStack, x: Any, state: State | None) -> Output | None:
     if state is None:
         leaves = stack._all_initial_leaves(shape[0], like)
     else:
-        if "row" in arguments.check_state(stack._name, state):
-            return None
         leaves = stack._unstack_leaves(state, shape[0], like)
     final = []
     for layer, now in enumerate(leaves):
@@ -71,14 +72,12 @@ def run(stack: GatedStack, x: Any, state: State | None) -> Output | None:
     return Output(x, stack._stack_leaves(final), directions=stack.num_directions)
 
 
-def _run_single(stack: GatedStack, task: Task, x: Tensor, state: State | None, like: Tensor) -> Output | None:
+def _run_single(stack: GatedStack, task: Task, x: Tensor, state: State | None, like: Tensor) -> Output:
     """One layer and one direction: leaves stay (B, 1, 1, H) all the way."""
     B, shapes = x.shape[0], stack._stacked_shapes
     if state is None:
         leaves = [torch.zeros(B, *shape, dtype=like.dtype) for shape in shapes.values()]
     else:
-        if "row" in arguments.check_state(stack._name, state):
-            return None
         leaves = list(arguments.check_leaves(stack._name, state, shapes, B, like).values())
     y, *final = ops.run_plain(task, x, leaves, _weights(stack, 0, 0))
     return Output(y, State(dict(zip(shapes, final, strict=True))))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ostinato.config import from_toml, to_toml
 from ostinato.data.preparation import Preparation
 from ostinato.data.table import TableSchema
-from ostinato.errors import InputError, RunFolderError
+from ostinato.errors import RunFolderError
 from ostinato.layers.cells import GRUCell, LSTMCell, RNNCell
 from ostinato.layers.linear import MinGRUCell, MinLSTMCell, RGLRUCell
 from ostinato.models.encoder import CELLS
@@ -19,13 +19,14 @@ from ostinato.tasks.forecast.engine import Engine
 from ostinato.tasks.forecast.fitting import build_network
 from ostinato.tasks.forecast.rows import Columns
 from ostinato.tasks.forecast.settings import ForecastSettings
-from ostinato.training.history import History, read_history
+from ostinato.tasks.stored import adopt_history, cell_by_name, history_of
 from ostinato.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from ostinato.tasks.forecast.estimator import Forecaster
 
 KIND = "forecast"
+_BUILT_IN = (RNNCell, LSTMCell, GRUCell, MinGRUCell, MinLSTMCell, RGLRUCell)
 
 
 def write(forecaster: Forecaster, run: RunFolder) -> None:
@@ -50,8 +51,7 @@ def write(forecaster: Forecaster, run: RunFolder) -> None:
     )
     run.write_json("preparation/recurrence.json", engine.preparation.to_json())
     run.write_json("metrics.json", forecaster.metrics_)
-    if (run.path / "history.csv").is_file():
-        run.adopt_file("history.csv")
+    adopt_history(run)
     run.commit(KIND)
 
 
@@ -60,7 +60,7 @@ def read(cls: type[Forecaster], run: RunFolder, cells: Sequence[type] = ()) -> F
     stored = run.read_json("preparation/series.json")
     settings = from_toml(ForecastSettings, run.read_text("config.toml"), str(Path(run.path) / "config.toml"))
     parameters: dict[str, Any] = {f.name: getattr(settings, f.name) for f in fields(settings)}
-    parameters["cell"] = _cell(settings.cell, cells, run)
+    parameters["cell"] = cell_by_name(settings.cell, (*_BUILT_IN, *cells), CELLS, run)
     forecaster = cls(**parameters)
     columns = Columns.from_json(stored["columns"])
     preparation = Preparation.from_json(run.read_json("preparation/recurrence.json"))
@@ -86,19 +86,6 @@ def read(cls: type[Forecaster], run: RunFolder, cells: Sequence[type] = ()) -> F
     forecaster.ends_ = dict(stored["trained_until"])
     forecaster.scales_ = {k: float("nan") if v is None else v for k, v in stored["mase_scales"].items()}
     forecaster.metrics_ = run.read_json("metrics.json")
-    forecaster.history_ = read_history(run.path / "history.csv") if "history.csv" in run.files else History()
+    forecaster.history_ = history_of(run)
     forecaster.notes_ = list(forecaster.metrics_.get("notes", []))
     return forecaster
-
-
-def _cell(name: str, cells: Sequence[type], run: RunFolder) -> Any:
-    built_in = (RNNCell, LSTMCell, GRUCell, MinGRUCell, MinLSTMCell, RGLRUCell)
-    own: dict[str, type] = {cell.__name__: cell for cell in (*built_in, *cells)}
-    if name in own:
-        return own[name]
-    if name in CELLS:
-        return name
-    raise InputError(
-        f"{run.path}: the run uses the cell {name!r}, which is not part of ostinato; pass its class: "
-        f"ot.load(path, cells=[{name}])"
-    )

@@ -123,7 +123,7 @@ class LabelEstimator(Estimator):
         if resume and folder is None:
             raise InputError("resume=True goes on with the run in a folder; pass out as well")
         if folder is not None and resume and is_committed(folder):
-            stored = storage.read_finished(self, RunFolder.open(folder))
+            stored = storage.read_again(self, RunFolder.open(folder))
             self._forget()
             self.__dict__.update({n: v for n, v in vars(stored).items() if n.endswith("_")})
             return self

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ostinato.config import NONE, from_toml, to_toml
-from ostinato.errors import InputError, RunFolderError
-from ostinato.training.history import History, read_history
+from ostinato.tasks.stored import OUTWARD, adopt_history, cell_by_name, history_of, misfit, read_finished
 from ostinato.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
 
 E = TypeVar("E", bound="LabelEstimator")
 
-# Where and how loudly a run was made says nothing about its result.
-_OUTWARD = ("device", "progress")
 _FIT = "preparation/fit.json"
 _FURTHER = "baselines.safetensors"
 
@@ -27,11 +24,8 @@ def write(estimator: LabelEstimator, run: RunFolder) -> None:
     """Write the fitted estimator into `run` and commit it."""
     run.write_tensors("model.safetensors", estimator.network_.state_dict())
     run.write_file("config.toml", to_toml(_as_config(estimator)).encode())
-    chosen = {
-        f.name: getattr(_as_config(estimator.settings_), f.name)
-        for f in fields(estimator)
-        if f.name not in _OUTWARD
-    }
+    settings = _as_config(estimator.settings_)
+    chosen = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name not in OUTWARD}
     files = estimator._to_json()
     run.write_json(
         _FIT,
@@ -43,8 +37,7 @@ def write(estimator: LabelEstimator, run: RunFolder) -> None:
     if further:
         run.write_tensors(_FURTHER, further)
     run.write_json("metrics.json", estimator.metrics_)
-    if (run.path / "history.csv").is_file():
-        run.adopt_file("history.csv")
+    adopt_history(run)
     run.commit(estimator.kind)
 
 
@@ -67,42 +60,19 @@ def read(cls: type[E], run: RunFolder, cells: Sequence[type] = ()) -> E:
         estimator.network_ = estimator._build()
         estimator.network_.load_state_dict(run.read_tensors("model.safetensors"))
     except (KeyError, TypeError, RuntimeError) as error:
-        raise RunFolderError(
-            f"{run.path}: the files of the run do not fit each other ({str(error).splitlines()[0]}); take an "
-            "unaltered copy of the folder"
-        ) from error
+        raise misfit(run, error) from error
     estimator.network_.eval()
     estimator.metrics_ = run.read_json("metrics.json")
-    estimator.history_ = read_history(run.path / "history.csv") if "history.csv" in run.files else History()
+    estimator.history_ = history_of(run)
     return estimator
 
 
-def read_finished(estimator: E, run: RunFolder) -> E:
-    """The estimator of a finished run that is to be resumed.
-
-    Raises:
-        InputError: the run is of another kind, or was made with other parameters.
-    """
-    if run.kind != estimator.kind:
-        raise InputError(f"{run.path}: holds a {run.kind!r}, not a {estimator.kind!r}; choose another folder")
-    own = [] if estimator.cell is None or isinstance(estimator.cell, str) else [estimator.cell]
-    stored = read(type(estimator), run, own)
-    asked, had = _as_config(estimator), _as_config(stored)
-    names = [f.name for f in fields(estimator) if f.name not in _OUTWARD]
-    changed = [
-        f"{n} {getattr(had, n)!r} → {getattr(asked, n)!r}"
-        for n in names
-        if getattr(asked, n) != getattr(had, n)
-    ]
-    if changed:
-        raise InputError(
-            f"{run.path}: the run there is finished and was made with other parameters "
-            f"({', '.join(changed)}); choose another folder"
-        )
-    return stored
+def read_again(estimator: E, run: RunFolder) -> E:
+    """The estimator of a finished run that is to be resumed; errors as of `stored.read_finished`."""
+    return read_finished(estimator, run, read, _as_config)
 
 
-def _as_config(estimator: LabelEstimator) -> LabelEstimator:
+def _as_config(estimator: E) -> E:
     """The parameters as TOML can hold them: a cell by its name, numpy's numbers as Python's."""
     plain: dict[str, Any] = {}
     for field in fields(estimator):
@@ -115,14 +85,7 @@ def _as_config(estimator: LabelEstimator) -> LabelEstimator:
 
 
 def _cell(name: Any, cells: Sequence[type], known: Sequence[str], run: RunFolder) -> Any:
-    own = {cell.__name__: cell for cell in cells}
-    if name in own:
-        return own[name]
-    if name in (None, NONE):
+    # A class of the user's own may have any name.
+    if name in (None, NONE) and name not in [cell.__name__ for cell in cells]:
         return None
-    if name in known:
-        return name
-    raise InputError(
-        f"{run.path}: the run uses the cell {name!r}, which is not part of ostinato; pass its class: "
-        f"ot.load(path, cells=[{name}])"
-    )
+    return cell_by_name(name, cells, known, run)

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ostinato.config import from_toml, to_toml
 from ostinato.data.scaling import Scaling
-from ostinato.errors import InputError, RunFolderError
 from ostinato.models.encoder import CELLS
 from ostinato.tasks.sequences.network import Network
-from ostinato.training.history import History, read_history
+from ostinato.tasks.stored import adopt_history, cell_by_name, history_of, misfit, read_finished
 from ostinato.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
 
 E = TypeVar("E", bound="SequenceEstimator")
 
-# Where and how loudly a run was made says nothing about its result.
-_OUTWARD = ("device", "progress")
 _PREPARATION = "preparation/sequences.json"
 
 
@@ -41,8 +38,7 @@ def write(estimator: SequenceEstimator, run: RunFolder) -> None:
         },
     )
     run.write_json("metrics.json", estimator.metrics_)
-    if (run.path / "history.csv").is_file():
-        run.adopt_file("history.csv")
+    adopt_history(run)
     run.commit(estimator.kind)
 
 
@@ -53,7 +49,7 @@ def read(cls: type[E], run: RunFolder, cells: Sequence[type] = ()) -> E:
         RunFolderError: the files do not fit each other; InputError: a cell of the user's own is missing.
     """
     estimator = from_toml(cls, run.read_text("config.toml"), str(Path(run.path) / "config.toml"))
-    estimator.cell = _cell(estimator.cell, cells, run)
+    estimator.cell = cell_by_name(estimator.cell, cells, CELLS, run)
     if hasattr(estimator, "class_weight") and isinstance(estimator.class_weight, list):
         estimator.class_weight = dict(estimator.class_weight)
     stored = run.read_json(_PREPARATION)
@@ -67,42 +63,20 @@ def read(cls: type[E], run: RunFolder, cells: Sequence[type] = ()) -> E:
         model = estimator._build(estimator, estimator.n_features_in_, None)
         model.load_state_dict(run.read_tensors("model.safetensors"))
     except (KeyError, TypeError, RuntimeError) as error:
-        raise RunFolderError(
-            f"{run.path}: the files of the run do not fit each other ({str(error).splitlines()[0]}); take an "
-            "unaltered copy of the folder"
-        ) from error
+        raise misfit(run, error) from error
     estimator.network_ = Network(model.eval(), inputs)
     estimator.settings_ = type(estimator)(**estimator.get_params())
     estimator.metrics_ = run.read_json("metrics.json")
-    estimator.history_ = read_history(run.path / "history.csv") if "history.csv" in run.files else History()
+    estimator.history_ = history_of(run)
     return estimator
 
 
-def read_finished(estimator: E, run: RunFolder) -> E:
-    """The estimator of a finished run that is to be resumed.
-
-    Raises:
-        InputError: the run is of another kind, or was made with other parameters.
-    """
-    if run.kind != estimator.kind:
-        raise InputError(f"{run.path}: holds a {run.kind!r}, not a {estimator.kind!r}; choose another folder")
-    stored = read(type(estimator), run, [] if isinstance(estimator.cell, str) else [estimator.cell])
-    asked, had = _as_config(estimator), _as_config(stored)
-    names = [f.name for f in fields(estimator) if f.name not in _OUTWARD]
-    changed = [
-        f"{n} {getattr(had, n)!r} → {getattr(asked, n)!r}"
-        for n in names
-        if getattr(asked, n) != getattr(had, n)
-    ]
-    if changed:
-        raise InputError(
-            f"{run.path}: the run there is finished and was made with other parameters "
-            f"({', '.join(changed)}); choose another folder"
-        )
-    return stored
+def read_again(estimator: E, run: RunFolder) -> E:
+    """The estimator of a finished run that is to be resumed; errors as of `stored.read_finished`."""
+    return read_finished(estimator, run, read, _as_config)
 
 
-def _as_config(estimator: SequenceEstimator) -> SequenceEstimator:
+def _as_config(estimator: E) -> E:
     """The parameters as TOML can hold them: a cell by its name, factors of labels as pairs."""
     plain = {f.name: _plain(getattr(estimator, f.name)) for f in fields(estimator)}
     if not isinstance(estimator.cell, str):
@@ -118,15 +92,3 @@ def _as_config(estimator: SequenceEstimator) -> SequenceEstimator:
 def _plain(value: Any) -> Any:
     """numpy's numbers as Python's."""
     return value.item() if hasattr(value, "item") else value
-
-
-def _cell(name: str, cells: Sequence[type], run: RunFolder) -> Any:
-    own = {cell.__name__: cell for cell in cells}
-    if name in own:
-        return own[name]
-    if name in CELLS:
-        return name
-    raise InputError(
-        f"{run.path}: the run uses the cell {name!r}, which is not part of ostinato; pass its class: "
-        f"ot.load(path, cells=[{name}])"
-    )
