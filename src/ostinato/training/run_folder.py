@@ -266,7 +266,7 @@ def _read_manifest(path: Path, name: str = MANIFEST) -> dict[str, Any]:
     if not path.is_dir():
         raise RunFolderError(f"{path}: there is no such folder; pass the folder that was given as --out")
     if not where.exists():
-        if (path / "checkpoints").is_dir():
+        if (path / "checkpoints").is_dir() or (path / "history.csv").is_file():
             raise RunFolderError(
                 f"{path}: the training has not finished (no {MANIFEST}); run the same command with --resume"
             )

@@ -19,7 +19,7 @@ from ostinato.errors import InputError
 from ostinato.layers.arguments import check_sizes
 from ostinato.models.encoder import CELLS, check_cell
 from ostinato.tasks.base import Estimator
-from ostinato.tasks.labels import storage
+from ostinato.tasks.labels import fingerprint, storage
 from ostinato.tasks.labels.fitting import Training
 from ostinato.tasks.labels.reading import read_examples, reading_of
 from ostinato.tasks.labels.splitting import Encoded, Held, Rows, hold_out
@@ -99,47 +99,44 @@ class LabelEstimator(Estimator):
         resume: bool = False,
         started_s: float | None = None,
     ) -> Self:
-        """What the `fit` of a subclass calls.
+        """What the `fit` of a subclass calls, which says what the other arguments are.
 
         Args:
-            data: in any form that `ostinato.data.labelled.read_labelled` takes, or inputs alone with `y`.
-            y: the answers, where `data` holds inputs alone.
             reading: how `data`, `valid` and `test` are read: options of `read_labelled`.
-            valid: to validate on, in the form of `data`, or a pair (inputs, answers); None: a part of `data`
-                is held out.
-            test: never learned from; `metrics_` then is about it.
-            out: a new folder for the run: checkpoints, history, and at the end what `save` writes.
-            resume: go on with the run in `out`; without a checkpoint start afresh, a finished run is loaded.
-            started_s: `time.monotonic()` from which `max_time_s` counts; None: now.
-
-        Raises:
-            InputError: parameters, columns or examples that cannot be used; the message names them.
-            DataError: a file that cannot be used, with its line.
-            DivergenceError: training went wrong at too many steps in a row.
         """
         started_s = clock.monotonic() if started_s is None else started_s
         settings = self._checked()
         folder = None if out is None else Path(out)
         if resume and folder is None:
             raise InputError("resume=True goes on with the run in a folder; pass out as well")
+        stored: Self | None = None
         if folder is not None and resume and is_committed(folder):
             stored = storage.read_again(self, RunFolder.open(folder))
-            self._forget()
-            self.__dict__.update({n: v for n, v in vars(stored).items() if n.endswith("_")})
-            return self
         parts = {
             name: self._checked_examples(read_examples(part, answers, reading), name)
             for name, part, answers in (("data", data, y), ("valid", valid, None), ("test", test, None))
             if part is not None
         }
+        prints = {name: fingerprint.fingerprint(part) for name, part in parts.items()}
+        if folder is not None and stored is not None:
+            fingerprint.require_same(stored.fingerprints_, prints, folder)
+            self._forget()
+            self.__dict__.update({n: v for n, v in vars(stored).items() if n.endswith("_")})
+            return self
+        if folder is not None and resume and (begun := fingerprint.kept(folder)):
+            fingerprint.require_same(begun, prints, folder, ("data", "valid"))
         run = RunFolder.create(folder, exist_ok=resume) if folder and is_first_process() else None
+        if run is not None:
+            fingerprint.keep(prints, run.path)
         try:
             self._forget()
+            self.fingerprints_: fingerprint.Fingerprints = prints
             self.reading_ = reading_of(parts["data"], reading)
             self._learn(settings, parts, folder, resume, started_s)
         except BaseException:  # also Ctrl-C: a folder without a checkpoint would only be in the way
             self._forget()
             if run is not None:
+                fingerprint.forget(run.path)
                 run.abandon()
             raise
         if run is not None:

@@ -29,7 +29,13 @@ def write(estimator: LabelEstimator, run: RunFolder) -> None:
     files = estimator._to_json()
     run.write_json(
         _FIT,
-        {"chosen": chosen, "reading": estimator.reading_, "notes": estimator.notes_, "files": sorted(files)},
+        {
+            "chosen": chosen,
+            "reading": estimator.reading_,
+            "data": estimator.fingerprints_,
+            "notes": estimator.notes_,
+            "files": sorted(files),
+        },
     )
     for name, values in files.items():
         run.write_json(f"preparation/{name}.json", values)
@@ -55,6 +61,7 @@ def read(cls: type[E], run: RunFolder, cells: Sequence[type] = ()) -> E:
         settings.cell = _cell(settings.cell, cells, cls._cells, run)
         estimator.settings_ = settings
         estimator.reading_, estimator.notes_ = dict(stored["reading"]), list(stored["notes"])
+        estimator.fingerprints_ = dict(stored["data"])
         estimator._from_json({name: run.read_json(f"preparation/{name}.json") for name in stored["files"]})
         estimator._take_tensors(run.read_tensors(_FURTHER) if _FURTHER in run.files else {})
         estimator.network_ = estimator._build()
