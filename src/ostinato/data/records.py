@@ -46,7 +46,7 @@ def read_json_lines(path: str | Path, spec: LabelledSpec) -> Examples:
     if file.data[file.first : file.first + 4096].lstrip()[:1] == b"[":
         return _json_list(file, spec, kind)
     first = next(full_lines(file, Findings()), None)
-    head = {} if first is None else _json_object(file, first, findings)
+    head = {} if first is None else json_object(file, first, findings)
     header = Header(file, list(head))
     collector = Collector(kind, str(path), spec, findings, has_labels=False)
     if first is None:
@@ -54,7 +54,7 @@ def read_json_lines(path: str | Path, spec: LabelledSpec) -> Examples:
     roles = find_roles(spec, header, kind, list(head.values()))
 
     def parse(span: Span, found: Findings) -> Row:
-        record, fail = _json_object(file, span, found), _failing(file, span.line)
+        record, fail = json_object(file, span, found), _failing(file, span.line)
         return roles.row(_values(record, header.names, roles, fail), fail)
 
     collector.has_labels, collector.has_tags = roles.label is not None, roles.tags is not None
@@ -77,7 +77,8 @@ def _failing(file: TextFile, line: int) -> Callable[[str], DataError]:
     return lambda message: file.error(message, line)
 
 
-def _json_object(file: TextFile, span: Span, findings: Findings) -> dict[str, Any]:
+def json_object(file: TextFile, span: Span, findings: Findings) -> dict[str, Any]:
+    """The JSON object of a line, broken characters replaced and counted. DataError where there is none."""
     text = file.text(span)
     value = _json(file, text, span.line)
     if not isinstance(value, dict):
