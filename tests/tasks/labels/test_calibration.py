@@ -90,3 +90,20 @@ def test_nothing_to_hold_out():
 def test_one_of_a_few_is_held_out_whatever_the_seed(n):
     for seed in range(10):
         assert len(hold_out(n, 0.1, seed).checked) == max(1, n // 10)
+
+
+@pytest.mark.parametrize("fraction", [0.03, 0.1, 1 / 3, 0.4, 0.5, 0.77, 0.9])
+@pytest.mark.parametrize("strata", [None, ["a"] * 61 + ["b"] * 140])
+def test_as_much_is_held_out_as_was_asked_for(fraction, strata):
+    for seed in range(5):
+        held = hold_out(201, fraction, seed, strata)
+        assert abs(len(held.checked) - 201 * fraction) < 1
+        assert sorted([*held.learned, *held.checked]) == list(range(201))
+        if strata is not None:
+            assert abs((held.checked < 61).sum() - 61 * fraction) < 2
+
+
+def test_every_stratum_is_learned_from():
+    strata = [label for label in "abcdefgh" for _ in range(2)]
+    for seed in range(10):
+        assert {strata[i] for i in hold_out(16, 0.9, seed, strata).learned} == set("abcdefgh")

@@ -125,6 +125,13 @@ def test_classes_keep_their_type():
     assert both.classes_.tolist() == ["bad", "good"]
 
 
+def test_a_share_to_hold_out_is_of_one_network():
+    x, y = arrays(60)
+    made = Classifier(**SMALL, held_out=0.4).fit(x, y)
+    assert made.settings_.members == 1
+    assert made.calibration_.examples == 24
+
+
 class PowerCutError(Exception):
     """The end, without a word."""
 
@@ -273,6 +280,7 @@ class TestBadInput:
             ({"hidden_size": 0}, "hidden_size"),
             ({"dropout": 1.0}, "dropout"),
             ({"held_out": 0.0}, "held_out"),
+            ({"held_out": 0.3, "members": 2}, "held_out=0.3 is of a single network"),
             ({"members": 0}, "members"),
             ({"unit": "sentence"}, "word, char, bpe"),
         ],

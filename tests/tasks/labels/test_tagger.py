@@ -186,7 +186,7 @@ def test_answers_that_training_did_not_have_are_counted(tagger):
         ([["a", "b"]] * 9, ["XY"] * 9, InputError, r"y\[0\] is 'XY'; expected a list of tags"),
         ([["a", 3]] * 9, [["X", "Y"]] * 9, InputError, "sentence 0 is"),
         ([["a", "b"]], [["X", "Y"]], InputError, "too few to hold out"),
-        ([[]] * 9, [[]] * 9, InputError, "no tag at all"),
+        ([[]] * 9, [[]] * 9, InputError, "every sentence of the data is empty"),
         ([], [], InputError, "no example"),
         ([["a", "b"]] * 9, None, InputError, "y is missing"),
     ],
@@ -194,6 +194,17 @@ def test_answers_that_training_did_not_have_are_counted(tagger):
 def test_what_cannot_be_learned_from_is_refused(words, tags, error, message):
     with pytest.raises(error, match=message):
         ot.Tagger(epochs=1, **SMALL).fit(words, tags)
+
+
+def test_empty_sentences_are_neither_validated_nor_scored_on(tagger):
+    words, tags = [*WORDS[:20], *[[]] * 60], [*TAGS[:20], *[[]] * 60]
+    made = ot.Tagger(epochs=1, **SMALL).fit(words, tags)
+    assert np.isfinite(made.metrics_["model"]["lstm"]["accuracy"])
+    for name in ("valid", "test"):
+        with pytest.raises(InputError, match=f"{name}: every sentence of the data is empty"):
+            ot.Tagger(epochs=1, **SMALL).fit(WORDS, TAGS, **{name: ([[], []], [[], []])})
+    with pytest.raises(InputError, match="data: every sentence of the data is empty"):
+        tagger.evaluate([[]], [[]])
 
 
 def test_unknown_names_are_refused_with_the_known_ones():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -114,3 +114,10 @@ def _least(cost: Any, low: float, high: float) -> float:
             d = a + ratio * (b - a)
             at_d = cost(d)
     return (a + b) / 2
+
+
+def fit_named(shares: NDArray[Any], actual: Iterable[str], names: Sequence[str]) -> Calibration:
+    """Of probabilities (n, K), by those of n answers that are among the K names."""
+    number = {name: i for i, name in enumerate(names)}
+    y = np.array([number.get(one, -1) for one in actual])
+    return Calibration.fit(shares[y >= 0], y[y >= 0])

@@ -25,7 +25,7 @@ from ostinato.tasks.labels.inputs import Inputs, Labelled
 from ostinato.tasks.labels.kinds import inputs_class, kind_of, optimizer_of
 from ostinato.tasks.labels.linear_part import blend_linear, fit_linear
 from ostinato.tasks.labels.reading import label_type
-from ostinato.tasks.labels.scores import class_scores, need_sklearn, probability_scores
+from ostinato.tasks.labels.scores import class_scores, need_sklearn, probability_scores, unknown_classes
 from ostinato.tasks.labels.splitting import Encoded, Held, Rows, fold_out
 
 MAJORITY = "majority"
@@ -169,7 +169,7 @@ class Classifier(LabelEstimator):
                     f"valid: none of its classes is in the training data, which have {', '.join(names[:20])}",
                     path=valid.source or None,
                 )
-            self.notes_ += self._unknown(valid, "the validation part")
+            self.notes_ += unknown_classes(valid.labels or (), counts, "the validation part")
 
     @property
     def classes_(self) -> NDArray[Any]:
@@ -187,13 +187,20 @@ class Classifier(LabelEstimator):
         chosen = inputs_class(self.kind_).choose(data, self.settings_)
         if len(data) < 4 * FEW_FOLDS:
             chosen["members"] = min(chosen["members"], 2)
-        return {"patience": None, **chosen}
+        if self.held_out is not None:
+            chosen["members"] = 1
+        return {"patience": None, "held_out": 0.1, **chosen}
 
     def _hold_out(self, data: Examples) -> Held:
         s = self.settings_
         assert s.members is not None
         if s.members == 1 or not inputs_class(self.kind_).folds:
             return super()._hold_out(data)
+        if self.held_out is not None:
+            raise InputError(
+                f"held_out={self.held_out} is of a single network, and each of members={s.members} learns "
+                "without another part; leave one of them out"
+            )
         count = max(s.members, FEW_FOLDS if len(data) < FEW else FOLDS)
         return fold_out(len(data), s.members, count, s.seed, self._strata(data))
 
@@ -302,7 +309,7 @@ class Classifier(LabelEstimator):
         said = [self._names_[i] for i in probabilities.argmax(axis=1)]
         model = {**class_scores(labels, said), **probability_scores(encoded.codes, probabilities)}
         if notes is not None:
-            notes += self._unknown(examples, "the data")
+            notes += unknown_classes(labels, set(self._names_), "the data")
         likeliest = self._names_[int(self.shares_.argmax())]
         if encoded.folds is not None and self._cross_predicted is not None:
             regression = self._cross_predicted
@@ -315,19 +322,6 @@ class Classifier(LabelEstimator):
                 self.regression_.features.name: class_scores(labels, regression),
             },
         }
-
-    def _unknown(self, examples: Examples, where: str) -> list[str]:
-        """A note about classes that training did not have, if there are such."""
-        known = set(self._names_)
-        unknown = Counter(label for label in examples.labels or () if label not in known)
-        if not unknown:
-            return []
-        named = ", ".join(f"{label!r} ({n})" for label, n in unknown.most_common(5))
-        more = "" if len(unknown) <= 5 else f" and {len(unknown) - 5} more"
-        return [
-            f"{sum(unknown.values())} examples of {where} are of classes that the training part does not "
-            f"have: {named}{more}; they count as wrong answers and are left out of log_loss"
-        ]
 
     # ---------------------------------------------------------------------------------------- predict
 

@@ -76,8 +76,9 @@ class LabelEstimator(Estimator):
     """The highest rate of the schedule."""
     weight_decay: float | None = None
     """On matrices only."""
-    held_out: float = 0.1
-    """Share of the training data to validate on where no `valid` is given."""
+    held_out: float | None = None
+    """Share of the training data to validate on where no `valid` is given; None: a tenth, of many sentences
+    about 500."""
     seed: int = 0
     """Of initial weights, batches, dropout and the choice of what is held out."""
     device: str = "cpu"
@@ -106,10 +107,9 @@ class LabelEstimator(Estimator):
         """
         started_s = clock.monotonic() if started_s is None else started_s
         settings = self._checked()
-        folder = None if out is None else Path(out)
+        folder, stored = None if out is None else Path(out), None
         if resume and folder is None:
             raise InputError("resume=True goes on with the run in a folder; pass out as well")
-        stored: Self | None = None
         if folder is not None and resume and is_committed(folder):
             stored = storage.read_again(self, RunFolder.open(folder))
         parts = {
@@ -343,7 +343,9 @@ class LabelEstimator(Estimator):
 
     def _hold_out(self, data: Examples) -> Held:
         """What is learned from and what is validated on, where no `valid` was given."""
-        return hold_out(len(data), self.settings_.held_out, self.settings_.seed, self._strata(data))
+        s = self.settings_
+        assert s.held_out is not None
+        return hold_out(len(data), s.held_out, s.seed, self._strata(data))
 
     @abstractmethod
     def _fit_preparation(self, learned: Examples) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 from ostinato.errors import MissingExtraError
 from ostinato.tasks.labels.calibration import calibration_error
+
+NAMED = 5  # of the unknown answers in a note
 
 
 def need_sklearn(feature: str) -> None:
@@ -46,3 +49,16 @@ def probability_scores(codes: NDArray[np.int64], probabilities: NDArray[Any]) ->
         "log_loss": float(-np.log(at_label).mean()),
         "calibration_error": calibration_error(probabilities, codes),
     }
+
+
+def unknown_classes(labels: Sequence[str], known: Collection[str], where: str) -> list[str]:
+    """A note about classes that training did not have, if there are such."""
+    unknown = Counter(label for label in labels if label not in known)
+    if not unknown:
+        return []
+    named = ", ".join(f"{label!r} ({n})" for label, n in unknown.most_common(NAMED))
+    more = "" if len(unknown) <= NAMED else f" and {len(unknown) - NAMED} more"
+    return [
+        f"{sum(unknown.values())} examples of {where} are of classes that the training part does not "
+        f"have: {named}{more}; they count as wrong answers and are left out of log_loss"
+    ]

@@ -13,6 +13,7 @@ from ostinato.errors import InputError
 from ostinato.types import Batch
 
 Rows = NDArray[np.int64]
+ROUNDING = 1e-6  # of sums of fractions
 
 
 class Encoded(Protocol):
@@ -61,9 +62,19 @@ def hold_out(n: int, fraction: float, seed: int, strata: Sequence[Any] | None = 
     Raises:
         InputError: nothing is left to learn from or to check on.
     """
-    chosen = folds(n, min(n, max(2, round(1 / fraction))), seed, strata) == 0
+    if n < 2:
+        raise _too_few(n)
+    fraction = min(max(fraction, 1 / n), 1 - 1 / n)
+    order = _by_stratum(n, seed, strata)
+    places = np.arange(n) + _start(seed, max(2, round(1 / fraction)))
+    chosen = np.empty(n, np.bool_)
+    # Evenly spread: where the sum of the fractions passes a whole number.
+    chosen[order] = np.floor(places * fraction + ROUNDING) > np.floor((places - 1) * fraction + ROUNDING)
     if strata is not None:
-        chosen &= ~_alone(strata)
+        _, firsts, codes, counts = np.unique(
+            np.asarray(strata), return_index=True, return_inverse=True, return_counts=True
+        )
+        chosen[firsts[np.bincount(codes[chosen], minlength=len(counts)) == counts]] = False
     if not chosen.any() or chosen.all():
         raise _too_few(n)
     return Held(np.flatnonzero(~chosen), np.flatnonzero(chosen))
@@ -91,14 +102,23 @@ def fold_out(n: int, members: int, count: int, seed: int, strata: Sequence[Any] 
 
 def folds(n: int, count: int, seed: int, strata: Sequence[Any] | None = None) -> Rows:
     """(n,) a fold from 0 for each row, of sizes that differ by at most one, spread evenly over the strata."""
-    order = np.random.default_rng([seed, 1]).permutation(n)
-    if strata is not None:
-        _, codes = np.unique(np.asarray(strata), return_inverse=True)
-        order = order[np.argsort(codes[order], kind="stable")]
     result = np.empty(n, np.int64)
-    # From a random fold on: otherwise the first folds would always be the larger ones of the first class.
-    result[order] = (np.arange(n) + int(np.random.default_rng([seed, 2]).integers(count))) % count
+    result[_by_stratum(n, seed, strata)] = (np.arange(n) + _start(seed, count)) % count
     return result
+
+
+def _by_stratum(n: int, seed: int, strata: Sequence[Any] | None) -> Rows:
+    """(n,) the rows in random order, those of a stratum together."""
+    order = np.random.default_rng([seed, 1]).permutation(n)
+    if strata is None:
+        return order
+    _, codes = np.unique(np.asarray(strata), return_inverse=True)
+    return order[np.argsort(codes[order], kind="stable")]
+
+
+def _start(seed: int, count: int) -> int:
+    """A random one of `count` folds: else the first would always be the larger ones of the first class."""
+    return int(np.random.default_rng([seed, 2]).integers(count))
 
 
 def _too_few(n: int) -> InputError:

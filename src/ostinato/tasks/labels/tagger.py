@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -17,11 +17,11 @@ from ostinato.data.token_encoding import TokenPreparation
 from ostinato.errors import InputError
 from ostinato.layers.options import check_choice
 from ostinato.models.tagger import OUTPUTS, JointTagger, TaggerNetwork
-from ostinato.tasks.labels.calibration import Calibration
+from ostinato.tasks.labels.calibration import Calibration, fit_named
 from ostinato.tasks.labels.estimator import LabelEstimator
 from ostinato.tasks.labels.reading import read_examples
 from ostinato.tasks.labels.scores import need_sklearn
-from ostinato.tasks.labels.splitting import Encoded, Rows
+from ostinato.tasks.labels.splitting import Encoded, Held, Rows
 from ostinato.tasks.labels.tagger_answers import Answers
 from ostinato.tasks.labels.tagger_baselines import Baselines
 from ostinato.tasks.labels.tagger_decoding import Said, say
@@ -32,7 +32,7 @@ from ostinato.tasks.labels.tagger_writing import Annotation, annotate, is_column
 BLOCK = 4096  # sentences whose numbers and answers are in memory at once
 FEW = 50  # sentences; of fewer, long ones are cut before some are held out
 STEPS = 2500  # of the optimizer, which small sets get by more passes
-MOST_HELD_OUT = 500  # sentences that are held out where nobody says how many
+MOST_HELD_OUT = 500  # sentences, about, that are held out where nobody says how many
 CALIBRATED = 20_000  # tokens that the temperature is fitted to, at most
 
 
@@ -64,8 +64,6 @@ class Tagger(LabelEstimator):
     """Learn spans of BIO with tags of their own for their last tokens."""
     vectors: str | None = None
     """A file of word vectors: a word and its numbers on a line."""
-    held_out: float | None = None  # type: ignore[assignment]
-    """Share of the sentences to validate on where no `valid` is given; None: a tenth, of many 500."""
     word_size: int | None = None
     """Width of the embedding of a word."""
 
@@ -140,6 +138,10 @@ class Tagger(LabelEstimator):
                     f"{name}: sentence {examples.places[number]} has {len(tokens)} tokens and {len(row)} "
                     "tags; give one tag for each token"
                 )
+        if not any(map(len, examples.tags)):
+            raise InputError(
+                f"{name}: every sentence of {examples.source or 'the data'} is empty; give some with words"
+            )
         return examples
 
     def _learn(
@@ -181,9 +183,15 @@ class Tagger(LabelEstimator):
             "cell": "lstm", "hidden_size": 200, "num_layers": 1, "dropout": 0.4, "word_size": 100,
             "batch_size": batch_size, "epochs": int(np.clip(STEPS * batch_size // n, 12, 60)),
             "max_time_s": 480.0, "learning_rate": 3e-3, "weight_decay": 0.01,
-            "held_out": min(0.1, MOST_HELD_OUT / n), "joint": bool(self.answers_.labels),
+            "held_out": 1 / max(10, round(n / MOST_HELD_OUT)), "joint": bool(self.answers_.labels),
             "decoder": "crf" if self.answers_.spelling.has_spans else "softmax",
         }  # fmt: skip
+
+    def _hold_out(self, data: Examples) -> Held:
+        # Sentences without a word have nothing to be right or wrong about.
+        full = np.flatnonzero([len(one) > 0 for one in Sentences(data)])
+        held = super()._hold_out(data.select(full))
+        return Held(np.setdiff1d(np.arange(len(data)), full[held.checked]), full[held.checked])
 
     def _strata(self, data: Examples) -> Sequence[str] | None:
         return None
@@ -255,11 +263,11 @@ class Tagger(LabelEstimator):
         said = self._say(encoded, with_probabilities=True)
         tags = chain.from_iterable(encoded.examples.tags or ())
         shares = np.concatenate([self.answers_.merge(row) for row in said.probabilities])
-        self.calibration_ = _calibration(shares, tags, self.classes_)
+        self.calibration_ = fit_named(shares, tags, self.classes_)
         self.label_calibration_ = Calibration()
         if said.label_probabilities is not None and encoded.examples.labels is not None:
             labels = encoded.examples.labels
-            self.label_calibration_ = _calibration(said.label_probabilities, labels, self.labels_)
+            self.label_calibration_ = fit_named(said.label_probabilities, labels, self.labels_)
 
     def _scores(self, examples: Examples, encoded: Encoded, notes: list[str] | None = None) -> dict[str, Any]:
         if notes is not None:
@@ -379,13 +387,6 @@ class Tagger(LabelEstimator):
     def _say(self, encoded: TaggedTokens, *, with_probabilities: bool = False) -> Said:
         assert isinstance(self.network_, TaggerNetwork)
         return say(self.network_, encoded, with_probabilities=with_probabilities)
-
-
-def _calibration(shares: NDArray[Any], actual: Iterable[str], names: Sequence[str]) -> Calibration:
-    """Of probabilities (n, K), by those of n answers that are among the K names."""
-    number = {name: i for i, name in enumerate(names)}
-    y = np.array([number.get(one, -1) for one in actual])
-    return Calibration.fit(shares[y >= 0], y[y >= 0])
 
 
 def _tagged(encoded: Encoded) -> TaggedTokens:

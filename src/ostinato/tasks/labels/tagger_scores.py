@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from ostinato.tasks.labels.scores import class_scores
+from ostinato.tasks.labels.scores import NAMED, class_scores
 from ostinato.tasks.labels.spans import span_scores, tag_accuracy
-
-NAMED = 5  # of the unknown answers in a note
 
 Rows = Sequence[Sequence[str]]
 
