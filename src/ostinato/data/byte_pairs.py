@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -55,6 +56,18 @@ class BytePairs:
         units: list[str] = self._tokenizer.encode(_encodable(text)).tokens
         return units
 
+    @staticmethod
+    def join(units: Iterable[str]) -> str:
+        """The text of units, with the blank before the first word; bytes that are no characters, such as half
+        of one, become the sign of replacement."""
+        return b"".join(map(BytePairs.bytes_of, units)).decode("utf-8", "replace")
+
+    @staticmethod
+    def bytes_of(unit: str) -> bytes:
+        """The bytes of UTF-8 that a unit stands for, perhaps a part of a character."""
+        byte_of = _byte_of()
+        return bytes(byte_of[sign] for sign in unit)
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values that `from_json` reads back."""
         stored: dict[str, Any] = json.loads(self._tokenizer.to_str())
@@ -73,6 +86,17 @@ class BytePairs:
             return cls(library.Tokenizer.from_str(json.dumps(stored)))
         except Exception as error:
             raise RunFolderError(f"stored byte pairs are damaged: {error}; restore the run folder") from error
+
+
+@functools.cache
+def _byte_of() -> dict[str, int]:
+    """The byte that each sign of a unit stands for.
+
+    Bytes that Latin-1 shows stand for themselves, the others in their order for the signs from U+0100 on.
+    """
+    shown = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    hidden = [byte for byte in range(_BYTES) if byte not in shown]
+    return {chr(byte): byte for byte in shown} | {chr(0x100 + i): byte for i, byte in enumerate(hidden)}
 
 
 def _encodable(text: str) -> str:
