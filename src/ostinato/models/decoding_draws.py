@@ -1,0 +1,105 @@
+"""Drawing tokens: temperature, top-k, top-p, and random numbers that depend on a row's seed alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ostinato.errors import InputError
+
+_BLOCK = 64
+_FIRST_SORTED = 256
+
+
+class Uniforms:
+    """One random number in [0, 1) for each hypothesis and step, a function of (seed, step) and nothing else.
+
+    Philox (Salmon et al. 2011), a counter-based generator, with the seed as its key: seeds that follow each
+    other give independent numbers, on every machine the same.
+    """
+
+    def __init__(self, seeds: Sequence[int], device: torch.device):
+        self._generators = [np.random.Philox(key=seed) for seed in seeds]
+        self._device = device
+        self._block: list[Tensor] = []
+
+    def next(self) -> Tensor:
+        """(N, 1) float64, for the next step."""
+        if not self._block:
+            words = np.stack([generator.random_raw(_BLOCK) for generator in self._generators], axis=1)
+            # The upper 53 bits: every float64 of that spacing is equally likely, and 1.0 never comes.
+            block = torch.from_numpy((words >> np.uint64(11)) * 2.0**-53).to(self._device)
+            self._block = list(block.unsqueeze(2).unbind(0))[::-1]
+        return self._block.pop()
+
+    def keep(self, kept: Tensor) -> None:
+        """Go on with these hypotheses only (an index over N)."""
+        self._generators = [self._generators[i] for i in kept.tolist()]
+        self._block = [numbers[kept] for numbers in self._block]
+
+
+class Draw:
+    """Chooses one token of each row of scores.
+
+    Args:
+        temperature: scores are divided by it; 0: always the best token.
+        top_k: draw among the k best tokens only; None: all (arXiv:1805.04833).
+        top_p: among the fewest best tokens that together have this probability (arXiv:1904.09751), after
+            temperature and top-k.
+
+    Cost: O(V); with top-k and top-p also that of finding the best tokens, with top-p as many as it needs.
+    """
+
+    def __init__(self, where: str, temperature: float, top_k: int | None, top_p: float | None):
+        if not 0 <= temperature < float("inf"):
+            raise InputError(f"{where}: temperature must be 0 or more, found {temperature}")
+        if top_k is not None and top_k < 1:
+            raise InputError(f"{where}: top_k must be 1 or more, found {top_k}; None draws among all tokens")
+        if top_p is not None and not 0 < top_p <= 1:
+            raise InputError(f"{where}: top_p must be above 0 and at most 1, found {top_p}")
+        self.temperature, self._top_k = temperature, top_k
+        self._top_p = None if top_p == 1 else top_p
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether no random number is asked for."""
+        return self.temperature == 0
+
+    def __call__(self, scores: Tensor, uniforms: Tensor) -> Tensor:
+        """Scores (N, V), uniforms (N, 1) -> tokens (N, 1). Where nothing is allowed, any token."""
+        if self.temperature != 1:
+            scores = scores / self.temperature
+        if self._top_k is None and self._top_p is None:
+            return _pick(torch.softmax(scores, 1), uniforms)
+        V = scores.shape[1]
+        k = V if self._top_k is None else min(self._top_k, V)
+        if self._top_p is None:
+            best, tokens = scores.topk(k, 1)
+            return tokens.gather(1, _pick(torch.softmax(best, 1), uniforms))
+        return self._from_nucleus(scores, k, self._top_p, uniforms)
+
+    @staticmethod
+    def _from_nucleus(scores: Tensor, k: int, top_p: float, uniforms: Tensor) -> Tensor:
+        # What the probabilities are shares of: all tokens, or the k best.
+        n_sorted = k if k < scores.shape[1] else min(k, _FIRST_SORTED)
+        best, tokens = scores.topk(n_sorted, 1)
+        total = torch.logsumexp(best if k < scores.shape[1] else scores, 1, keepdim=True)
+        shares = (best - total).exp()
+        reached = shares.cumsum(1, dtype=torch.float64)
+        if n_sorted < k and bool((reached[:, -1] < top_p).any()):
+            best, tokens = scores.sort(1, descending=True)
+            shares = (best - total).exp()
+            reached = shares.cumsum(1, dtype=torch.float64)
+        # The token that reaches the probability still belongs to the set.
+        beyond = (reached - shares) >= top_p
+        return tokens.gather(1, _pick(shares.masked_fill(beyond, 0.0), uniforms))
+
+
+def _pick(shares: Tensor, uniforms: Tensor) -> Tensor:
+    """Shares (N, V), whatever they sum to, uniforms (N, 1) -> indices (N, 1), by the inverse of their sum."""
+    reached = shares.cumsum(1, dtype=torch.float64)
+    index = torch.searchsorted(reached, uniforms * reached[:, -1:], right=True)
+    return index.clamp_(max=shares.shape[1] - 1)
