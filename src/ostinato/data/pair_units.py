@@ -70,6 +70,11 @@ class PairUnits:
                 before = ""
         return units
 
+    def tokens(self, text: str) -> list[str]:
+        """What errors are counted in: characters or symbols, and of words and byte pairs what stands between
+        blanks."""
+        return list(text.strip()) if self.kind == "char" else text.split()
+
     def join(self, units: Sequence[str]) -> str:
         """The text of units, also of such as no text was cut into."""
         if self.kind == "symbol":

@@ -19,6 +19,9 @@ KINDS: dict[str, str] = {
     "sequence_classifier": "ostinato.tasks.sequences:SequenceClassifier",
     "classifier": "ostinato.tasks.labels.classifier:Classifier",
     "tagger": "ostinato.tasks.labels.tagger:Tagger",
+    "translator": "ostinato.tasks.translate.estimator:Translator",
+    "summarizer": "ostinato.tasks.translate.summarizer:Summarizer",
+    "language": "ostinato.tasks.language:LanguageModel",
 }
 
 

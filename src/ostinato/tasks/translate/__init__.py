@@ -1,0 +1,1 @@
+"""Texts into other texts: translation, transliteration, pronunciation, summaries."""

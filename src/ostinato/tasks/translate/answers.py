@@ -1,0 +1,214 @@
+"""From sources to answers: beams over batches of similar length; long sources in pieces."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ostinato.data.pair_encoding import START, PairPreparation
+from ostinato.data.pair_units import BLANK
+from ostinato.data.vocabulary import UNKNOWN
+from ostinato.models.decoding import LengthPenalty, Rules, beam_search
+from ostinato.models.seq2seq import EncoderDecoder
+
+_ROWS, _CELLS = 128, 60_000  # of a batch: sources, and hypotheses times units of the longest source
+_SENTENCE_END = re.compile(r".*[.!?。！？…][\"'”’»)\]]*")
+_BYTE_BLANK = "\u0120"  # how byte pairs write the blank before a word
+
+
+@dataclass(frozen=True)
+class Search:
+    """How answers are looked for.
+
+    Attributes:
+        beam: hypotheses that are kept.
+        length_penalty: alpha of `LengthPenalty`.
+        no_repeat_ngram: as for `Rules`.
+    """
+
+    beam: int = 5
+    length_penalty: float = 1.0
+    no_repeat_ngram: int = 0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long sources and answers may be, in units, by what training has seen.
+
+    Attributes:
+        source: of one piece of a source.
+        target: of an answer.
+        ratio: of an answer over its source.
+    """
+
+    source: int
+    target: int
+    ratio: float
+
+    @classmethod
+    def of(cls, source_lengths: NDArray[np.int64], target_lengths: NDArray[np.int64], source: int) -> Limits:
+        """Half as much again as nearly all pairs of the training part have."""
+        ratios = target_lengths / np.maximum(source_lengths, 1)
+        longest = int(1.5 * target_lengths.max(initial=1)) + 10
+        return cls(source, longest, 1.5 * float(np.quantile(ratios, 0.99)) if len(ratios) else 1.5)
+
+    def of_answer(self, source_lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The most units of answers to sources of these lengths, the end counted."""
+        found: NDArray[np.int64] = np.minimum(self.ratio * source_lengths + 10, self.target).astype(np.int64)
+        return found
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One piece of a source and what it became.
+
+    Attributes:
+        source, target: units.
+        score: log-probability of the target over its length penalty.
+        weights: (T, S) where the attention was for each target unit; None where there is none.
+    """
+
+    source: list[str]
+    target: list[str]
+    score: float
+    weights: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was said to one source.
+
+    Attributes:
+        text: the whole.
+        pieces: one of most sources, none of an empty one, several of a very long one.
+    """
+
+    text: str
+    pieces: list[Piece]
+
+
+def answer(
+    network: EncoderDecoder,
+    preparation: PairPreparation,
+    sources: Sequence[str],
+    search: Search,
+    limits: Limits,
+    *,
+    cuts: bool,
+    attends: bool = False,
+) -> list[Answer]:
+    """An answer to each source; none is said to an empty one.
+
+    Args:
+        network: in evaluation mode.
+        preparation: of the network.
+        sources: texts.
+        search: how.
+        limits: a source longer than `limits.source` is answered in pieces, which end with a sentence where
+            one ends in their second half, else between words.
+        cuts: of a longer source only the first piece is read.
+        attends: whether weights are kept.
+    """
+    rows: list[list[str]] = []
+    owners: list[int] = []
+    for number, source in enumerate(sources):
+        units = preparation.source_units.split(source)
+        pieces = [units[: limits.source]] if cuts else list(pieces_of(units, limits.source))
+        full = [piece for piece in pieces if piece]
+        rows += full
+        owners += [number] * len(full)
+    found: list[list[Piece]] = [[] for _ in sources]
+    said = _search(network, preparation, rows, search, limits, attends=attends)
+    for owner, piece in zip(owners, said, strict=True):
+        found[owner].append(piece)
+    join = preparation.target_units.join
+    between = "" if preparation.target_units.kind == "char" else " "
+    return [
+        Answer(between.join(filter(None, (join(piece.target) for piece in parts))), parts) for parts in found
+    ]
+
+
+def pieces_of(units: list[str], most: int) -> Iterator[list[str]]:
+    """Stretches of at most so many units, all of them together."""
+    start = 0
+    while len(units) - start > most:
+        stop = _cut(units, start, start + most)
+        yield units[start:stop]
+        start = stop
+    yield units[start:]
+
+
+def _cut(units: list[str], start: int, stop: int) -> int:
+    middle = (start + stop) // 2
+    for at in range(stop, middle, -1):
+        if _SENTENCE_END.fullmatch(units[at - 1]):
+            return at
+    for at in range(stop, middle, -1):
+        if units[at][:1] in (BLANK, _BYTE_BLANK, " "):
+            return at
+    return stop
+
+
+@torch.no_grad()
+def _search(
+    network: EncoderDecoder,
+    preparation: PairPreparation,
+    rows: Sequence[list[str]],
+    search: Search,
+    limits: Limits,
+    *,
+    attends: bool,
+) -> list[Piece]:
+    encoded = preparation.encode_units(rows)
+    lengths = encoded.source_lengths
+    order = np.argsort(lengths, kind="stable")
+    device = next(network.parameters()).device
+    found: dict[int, Piece] = {}
+    for chosen in _batches(order, lengths, search.beam):
+        memory = network.encode(encoded.batch(chosen).to(device))
+
+        def step(tokens: Tensor, state: Any, memory: Any = memory) -> tuple[Any, ...]:
+            scores, state, *weights = memory.step(tokens, state)
+            # Neither the start nor the unknown is something to say.
+            scores[:, : UNKNOWN + 1] = -torch.inf
+            return scores, state, *(weights if attends else ())
+
+        decoded = beam_search(
+            step,
+            memory.state,
+            torch.full((len(chosen),), START, device=device),
+            end=preparation.end,
+            max_length=torch.from_numpy(limits.of_answer(lengths[chosen])),
+            beam=search.beam,
+            length_penalty=LengthPenalty(search.length_penalty),
+            rules=Rules(no_repeat_ngram=search.no_repeat_ngram),
+        )
+        weights = None if decoded.attention is None else decoded.attention[:, 0].cpu().numpy()
+        scores = decoded.scores[:, 0].tolist()
+        for i, (row, ids) in enumerate(zip(chosen.tolist(), decoded.best(), strict=True)):
+            extra = encoded.extra[row] if encoded.extra else ()
+            target = preparation.units_of(ids, extra)
+            seen = None if weights is None else weights[i, : len(target), : len(rows[row])]
+            found[row] = Piece(rows[row], target, scores[i], seen)
+    return [found[row] for row in range(len(rows))]
+
+
+def _batches(order: Any, lengths: NDArray[np.int64], beam: int) -> Iterator[NDArray[np.int64]]:
+    """Rows in their order, fewer at once where they are long."""
+    start = 0
+    while start < len(order):
+        stop = start + 1
+        while (
+            stop < min(start + _ROWS, len(order))
+            and (stop + 1 - start) * beam * lengths[order[stop]] <= _CELLS
+        ):
+            stop += 1
+        yield order[start:stop]
+        start = stop

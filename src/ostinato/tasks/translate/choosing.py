@@ -1,0 +1,159 @@
+"""Parameters of a translator by the pairs it learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ostinato.data.pair_files import Pairs
+from ostinato.data.pair_units import check_unit, choose_unit
+from ostinato.errors import InputError
+
+if TYPE_CHECKING:
+    from ostinato.tasks.translate.estimator import Translator
+
+_LOOKED_AT = 20_000
+_SAME_LANGUAGE = 0.5
+MOST_READ = 400  # units of a source whose beginning alone is read
+SHORT, LONG = ("char", "symbol"), ("word", "bpe")
+
+
+def choose(settings: Translator, data: Pairs, first: Translator | None) -> list[str]:
+    """Give every parameter that is None a value; notes about what was judged from the texts.
+
+    Args:
+        settings: is changed.
+        data: to learn from.
+        first: the run that is gone on with.
+
+    Raises:
+        InputError: an unknown unit.
+    """
+    assert data.targets is not None
+    note = ""
+    if first is not None:
+        kinds = first.preparation_.source_units.kind, first.preparation_.target_units.kind
+    else:
+        asked = settings.unit or settings.defaults.get("unit")
+        source, target, note = choose_units(asked, data.sources, data.targets)
+        kinds = source, target
+    words = count_words(data.sources) + count_words(data.targets)
+    units = words * 1.2 if kinds[1] in LONG else 2.0 * words
+    chosen = {
+        "vocabulary_size": vocabulary_size(kinds, words),
+        "shared": kinds[0] == kinds[1] and is_one_language(data.sources, data.targets),
+        **chosen_parameters(kinds, len(data), units / len(data)),
+        **settings.defaults,
+    }
+    if settings.cuts:
+        chosen["max_source_length"] = MOST_READ
+    for name, value in chosen.items():
+        if getattr(settings, name) is None:
+            setattr(settings, name, value)
+    settings.unit = ",".join(kinds)
+    return [note] if note else []
+
+
+def choose_units(unit: str | None, sources: Sequence[str], targets: Sequence[str]) -> tuple[str, str, str]:
+    """The kinds of units of both sides, and a note about those that were not asked for.
+
+    Args:
+        unit: one for both sides, two with a comma between, or None; `auto` stands for a side to be chosen.
+        sources, targets: texts.
+
+    Raises:
+        InputError: an unknown unit.
+    """
+    asked = ["auto", "auto"] if unit is None else [part.strip() for part in unit.split(",")]
+    if len(asked) > 2:
+        raise InputError(
+            f"unit: {unit!r} has {len(asked)} parts; expected one, or two: of sources and of targets, as in "
+            "char,symbol"
+        )
+    kinds, notes = [], []
+    for name, texts, kind in zip(("sources", "targets"), (sources, targets), [*asked, *asked], strict=False):
+        if kind == "auto":
+            chosen, why = choose_unit(texts)
+            kinds.append(chosen)
+            notes.append(f"{name} {chosen} ({why})")
+        else:
+            check_unit(kind)
+            kinds.append(kind)
+    note = f"units: {', '.join(notes)}" if notes else ""
+    return kinds[0], kinds[1], note
+
+
+def is_one_language(sources: Sequence[str], targets: Sequence[str]) -> bool:
+    """Whether half of the targets' words or more occur in their own source."""
+    step = max(1, len(sources) // 2000)
+    inside = total = 0
+    for i in range(0, len(sources), step):
+        known = set(sources[i].lower().split())
+        words = targets[i].lower().split()
+        inside, total = inside + sum(word in known for word in words), total + len(words)
+    return total > 0 and inside >= _SAME_LANGUAGE * total
+
+
+def count_words(texts: Sequence[str]) -> int:
+    """How many stand between blanks; judged by some where there are many."""
+    step = max(1, len(texts) // _LOOKED_AT)
+    looked = range(0, len(texts), step)
+    return int(sum(len(texts[i].split()) for i in looked) * len(texts) / max(len(looked), 1))
+
+
+def vocabulary_size(kinds: tuple[str, str], words: int) -> int:
+    """Byte pairs or words to know where a text has so many words."""
+    if "bpe" in kinds:
+        return int(np.clip(round(words / 90, -2), 400, 16_000))
+    return 30_000
+
+
+def network_sizes(kinds: tuple[str, str], pairs: int) -> dict[str, int]:
+    """Widths of the network."""
+    if kinds[1] in SHORT:
+        hidden = 256 if pairs >= 10_000 else 128
+        return {"hidden_size": hidden, "embedding_size": hidden // 2, "num_layers": 1}
+    hidden = 512 if pairs >= 20_000 else 256 if pairs >= 2_000 else 128
+    return {"hidden_size": hidden, "embedding_size": max(hidden // 2, 64), "num_layers": 1}
+
+
+def usual_epochs(pairs: int) -> int:
+    """Passes over the training part where no time is given."""
+    return int(np.clip(round(20 * (30_000 / max(pairs, 1)) ** 0.5), 6, 100))
+
+
+def batch_size(pairs: int, units: float) -> int:
+    """Pairs of a step: fewer where they are few or long.
+
+    Args:
+        pairs: N.
+        units: of a pair, on average.
+    """
+    by_number = 2 ** round(np.log2(max(pairs, 1) / 200))
+    by_length = 2 ** round(np.log2(4000 / max(units, 1)))
+    return int(np.clip(min(by_number, by_length), 16, 128))
+
+
+def longest(lengths: NDArray[np.int64]) -> int:
+    """So many units as hardly a text has: those that have more are mistakes, or cost more than they teach."""
+    usual = float(np.quantile(lengths, 0.99)) if len(lengths) else 1.0
+    return int(np.clip(2 * usual, 50, 1000))
+
+
+def chosen_parameters(kinds: tuple[str, str], pairs: int, units: float) -> dict[str, Any]:
+    """A value for every parameter that may be None, but for units and vocabularies."""
+    return {
+        "cell": "lstm",
+        "attention": "general",
+        **network_sizes(kinds, pairs),
+        "dropout": 0.2 if kinds[1] in SHORT else 0.3,
+        "epochs": usual_epochs(pairs),
+        "batch_size": batch_size(pairs, units),
+        "learning_rate": 2e-3,
+        "weight_decay": 1e-4,
+        "label_smoothing": 0.1,
+        "held_out": float(np.clip(2000 / max(pairs, 1), 0.005, 0.1)),
+    }

@@ -1,0 +1,398 @@
+"""`Translator` and `Summarizer`: texts into other texts, by an encoder–decoder with attention."""
+
+from __future__ import annotations
+
+import time as clock
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+
+from ostinato.data.pair_encoding import EncodedPairs, PairPreparation
+from ostinato.data.pair_files import Pairs
+from ostinato.data.pairs import read_pairs
+from ostinato.errors import InputError
+from ostinato.models.seq2seq import EncoderDecoder
+from ostinato.tasks.base import Estimator
+from ostinato.tasks.translate import storage
+from ostinato.tasks.translate.answers import Answer, Search, answer
+from ostinato.tasks.translate.checks import checked_parameters
+from ostinato.tasks.translate.choosing import choose
+from ostinato.tasks.translate.fitting import Training, training_settings
+from ostinato.tasks.translate.preparing import prepare
+from ostinato.tasks.translate.scores import by_source, need_scores, rounded, text_scores
+from ostinato.tasks.translate.splitting import hold_out, some_sources
+from ostinato.training.distributed import find_device, is_first_process
+from ostinato.training.history import History
+from ostinato.training.randomness import kept_randomness
+from ostinato.training.run_folder import RunFolder, is_committed
+
+MOST_CHECKED, TRIED = 3000, 32
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Translator(Estimator):
+    """Learns from pairs of texts to turn one into the other: translation, pronunciation, normal forms.
+
+    An encoder–decoder (`ostinato.models.seq2seq`) over words, characters, byte pairs or symbols of each side.
+    A parameter that is None is chosen from the data; what was chosen is in `settings_` after `fit`.
+
+    Attributes (after `fit`):
+        network_: the `EncoderDecoder`; settings_: the parameters with every choice made.
+        preparation_: the `PairPreparation`: texts to numbers and back.
+        baselines_: what the network is compared with.
+        history_: of training.
+        metrics_: scores of the network and the baselines, of the test part if there is one, else of the part
+            held out for validation; `part` says which.
+        notes_: what reading and fitting had to say, as text.
+        reading_: how the data were read; `evaluate` and `predict` read theirs in the same way.
+    """
+
+    kind: ClassVar[str] = "translator"
+    cuts: ClassVar[bool] = False
+    """Whether of a long source the beginning alone is read."""
+    defaults: ClassVar[Mapping[str, Any]] = {"copying": False, "no_repeat_ngram": 0}
+    """Parameters whose choice does not depend on the data."""
+
+    unit: str | None = None
+    """word, char, bpe or symbol (whatever stands between blanks); two with a comma for the two sides, where
+    auto leaves the choice."""
+    vocabulary_size: int | None = None
+    """Most words to know, or how many byte pairs to learn."""
+    shared: bool | None = None
+    """One vocabulary, and one embedding, for both sides."""
+    cell: Any = None
+    """rnn, lstm, gru, mingru, minlstm, rglru, or a `Cell` class built by (input_size, hidden_size)."""
+    hidden_size: int | None = None
+    """H of the decoder; each direction of the encoder has half of it."""
+    embedding_size: int | None = None
+    """Width of embeddings, and of what the output layer reads."""
+    num_layers: int | None = None
+    """Recurrent layers of the encoder, and of the decoder."""
+    attention: str | None = None
+    """additive, dot, general, local or none."""
+    feeding: str = "none"
+    """What the decoder sees beside its last unit: none, output or context (slower; see `Seq2SeqOptions`)."""
+    copying: bool | None = None
+    """Whether units of the source may be copied (arXiv:1704.04368)."""
+    coverage: bool = False
+    """Whether additive attention sees what was read before."""
+    dropout: float | None = None
+    """Share of the numbers between the parts of the network that is set to 0 in training."""
+    word_dropout: float = 0.0
+    """Share of units that the network takes for unknown in training."""
+    label_smoothing: float | None = None
+    """Share of each right unit that is spread over the vocabulary."""
+    epochs: int | None = None
+    """Passes over the training part; fewer where `max_time_s` is short."""
+    max_time_s: float | None = None
+    """Seconds for the whole call of `fit`: reading, baselines, training and scores."""
+    patience: int | None = None
+    """Validations without improvement after which training stops."""
+    batch_size: int | None = None
+    """Pairs of one optimizer step."""
+    learning_rate: float | None = None
+    """The highest rate of the schedule."""
+    weight_decay: float | None = None
+    """On matrices only."""
+    held_out: float | None = None
+    """Share of the different sources to validate on where no `valid` is given."""
+    max_source_length: int | None = None
+    """Units of a source; longer ones are left out of training (`Summarizer`: cut) and answered in pieces."""
+    max_target_length: int | None = None
+    """Units of a target; pairs with longer ones are left out of training."""
+    init: str | None = None
+    """Folder of a translator's or summarizer's run whose units and weights are gone on with."""
+    beam: int = 5
+    """Hypotheses of the search for an answer."""
+    length_penalty: float = 1.0
+    """0 … about 2: how much longer answers are preferred (alpha of arXiv:1609.08144)."""
+    no_repeat_ngram: int | None = None
+    """No so many units in a row are said twice; 0: they may be."""
+    seed: int = 0
+    """Of initial weights, batches, dropout and the choice of what is held out."""
+    device: str = "cpu"
+    """cpu, cuda, … or auto; of training, and of what the fitted estimator does."""
+    progress: str = "auto"
+    """auto, bar, lines or quiet."""
+
+    # ------------------------------------------------------------------------------------------- fit
+
+    def fit(
+        self,
+        data: Any,
+        targets: Any = None,
+        *,
+        source: str | None = None,
+        target: str | None = None,
+        encoding: str | None = None,
+        valid: Any = None,
+        test: Any = None,
+        out: str | Path | None = None,
+        resume: bool = False,
+        started_s: float | None = None,
+    ) -> Self:
+        """Learn from pairs.
+
+        Args:
+            data, targets, source, target, encoding: as of `ostinato.data.pairs.read_pairs`: two aligned
+                files, a file of pairs, a table with two columns, lists.
+            valid: to choose the best weights by, in a form of `data`, two files as a tuple; None: a part of
+                the sources is held out, with all their targets.
+            test: never learned from; `metrics_` then is about it.
+            out: a new folder for the run: checkpoints, history, and at the end what `save` writes.
+            resume: go on with the run in `out`; without a checkpoint start afresh, a finished run is loaded.
+            started_s: `time.monotonic()` from which `max_time_s` counts; None: now.
+
+        Raises:
+            InputError: parameters, columns or pairs that cannot be used; the message names them.
+            DataError: a file that cannot be used, with its line; files of unequal length.
+            MissingExtraError: a library of the extra `text` is not installed.
+            DivergenceError: training went wrong at too many steps in a row.
+        """
+        started_s = clock.monotonic() if started_s is None else started_s
+        settings = checked_parameters(self)
+        need_scores(f"{type(self).__name__}.fit")
+        folder = None if out is None else Path(out)
+        if resume and folder is None:
+            raise InputError("resume=True goes on with the run in a folder; pass out as well")
+        if folder is not None and resume and is_committed(folder):
+            stored = storage.read_again(self, RunFolder.open(folder))
+            self._forget()
+            self.__dict__.update({n: v for n, v in vars(stored).items() if n.endswith("_")})
+            return self
+        reading: dict[str, Any] = {"source": source, "target": target, "encoding": encoding}
+        parts = {"data": self._complete(read_pairs(data, targets, **reading), "data")}
+        for name, part in (("valid", valid), ("test", test)):
+            if part is not None:
+                parts[name] = self._complete(read_pairs(_two_files(part, parts["data"]), **reading), name)
+        run = RunFolder.create(folder, exist_ok=resume) if folder and is_first_process() else None
+        try:
+            self._forget()
+            self.reading_ = {**parts["data"].reading}
+            self._learn(settings, parts, folder, resume, started_s)
+        except BaseException:  # also Ctrl-C: a folder without a checkpoint would only be in the way
+            self._forget()
+            if run is not None:
+                run.abandon()
+            raise
+        if run is not None:
+            storage.write(self, run)
+        return self
+
+    def _complete(self, pairs: Pairs, name: str) -> Pairs:
+        """Pairs with text on both sides; the others are counted."""
+        found, note = pairs.complete()
+        if not len(found):
+            raise InputError(
+                f"{name}: no pair of {pairs.origin} has text on both sides; give one or more that have"
+            )
+        return replace(found, notes=(*found.notes, note)) if note else found
+
+    def _learn(
+        self,
+        settings: Self,
+        parts: Mapping[str, Pairs],
+        folder: Path | None,
+        resume: bool,
+        started_s: float,
+    ) -> None:
+        data, valid = parts["data"], parts.get("valid")
+        self.notes_: list[str] = []
+        for part in parts.values():
+            self.notes_ += [note for note in part.notes if note not in self.notes_]
+        self.settings_ = settings
+        first = None if settings.init is None else storage.read_init(settings.init, settings)
+        self.notes_ += choose(settings, data, first)
+        if valid is None:
+            assert self.settings_.held_out is not None
+            learned_rows, checked_rows = hold_out(data.sources, self.settings_.held_out, settings.seed)
+            learned, checked = data.select(learned_rows), data.select(checked_rows)
+        else:
+            learned, checked = data, valid
+        prepared = prepare(settings, learned, first)
+        self.preparation_, self.limits_ = prepared.preparation, prepared.limits
+        self.baselines_, inputs = prepared.baselines, prepared.inputs
+        self.notes_ += prepared.notes
+        rows = np.sort(np.random.default_rng([settings.seed, 4]).permutation(len(checked))[:MOST_CHECKED])
+        checks = self._encode(checked.select(rows))
+        with kept_randomness(torch.device("cpu")):
+            torch.manual_seed(settings.seed)
+            self.network_ = self._build()
+        if first is not None:
+            self.network_.load_state_dict(first.network_.state_dict())
+        judged, note = (parts["test"], "") if "test" in parts else some_sources(checked, settings.seed)
+        self.notes_ += [note] if note else []
+        self.history_ = self._train(inputs, checks, judged, folder, resume, started_s)
+        self.notes_ += self.history_.notes
+        self.metrics_ = {"part": "test" if "test" in parts else "validation", **self._scores(judged)}
+
+    def _encode(self, pairs: Pairs) -> EncodedPairs:
+        most = self.settings_.max_source_length if self.cuts else None
+        preparation: PairPreparation = self.preparation_
+        return preparation.encode(pairs.sources, pairs.targets, most_source=most)
+
+    def _build(self) -> EncoderDecoder:
+        s, p = self.settings_, self.preparation_
+        return EncoderDecoder(
+            p.source_size, p.target_size, cell=s.cell, embedding_size=s.embedding_size,
+            hidden_size=s.hidden_size, encoder_layers=s.num_layers, decoder_layers=s.num_layers,
+            attention=s.attention, feeding=s.feeding, copying=bool(s.copying), coverage=s.coverage,
+            tie="all" if p.shared else "output", dropout_embedding=s.dropout, dropout_between=s.dropout,
+            dropout_output=s.dropout, word_dropout=s.word_dropout, label_smoothing=s.label_smoothing,
+        )  # fmt: skip
+
+    def _train(
+        self,
+        inputs: EncodedPairs,
+        checks: EncodedPairs,
+        judged: Pairs,
+        folder: Path | None,
+        resume: bool,
+        started_s: float,
+    ) -> History:
+        s = self.settings_
+        assert s.batch_size is not None
+        settings = training_settings(s, -(-len(inputs) // s.batch_size))
+        training = Training(self.network_, inputs, checks, settings, s.batch_size, s.device, s.progress)
+
+        def left_s() -> float | None:
+            return None if s.max_time_s is None else max(s.max_time_s - (clock.monotonic() - started_s), 0.0)
+
+        def after_s() -> float:
+            n, usual = min(len(judged), TRIED), self.limits_
+            self.limits_ = replace(usual, target=int(inputs.target_lengths.mean()) + 3)
+            tried_s = clock.monotonic()
+            self._answers(judged.sources[:n])
+            tried_s = clock.monotonic() - tried_s
+            self.limits_ = usual
+            return 1.5 * tried_s * len(set(judged.sources)) / n
+
+        return training.run(left_s, after_s, folder=folder, resume=resume)
+
+    def _forget(self) -> None:
+        for name in [name for name in vars(self) if name.endswith("_") and not name.startswith("_")]:
+            delattr(self, name)
+
+    # ------------------------------------------------------------------------------------------ after
+
+    def predict(self, data: Any, *, beam: int | None = None) -> list[str]:
+        """The answer to each source; an empty one to an empty source.
+
+        Args:
+            data: texts; or a file of sources, one a line, or in the form that `fit` took.
+            beam: in place of the parameter.
+        """
+        return [one.text for one in self.translate(data, beam=beam)]
+
+    def translate(self, data: Any, *, beam: int | None = None, attention: bool = False) -> list[Answer]:
+        """As `predict`, with the units, scores and, if wanted, the attention of each answer.
+
+        A source longer than `settings_.max_source_length` units is answered in pieces that end with sentences
+        where they can (`Summarizer`: the beginning is read). `notes_` then is about these data.
+
+        Raises:
+            InputError: a beam below 1, attention of a network that has none.
+        """
+        self._require_fitted("network_")
+        pairs = read_pairs(data, None, needs_targets=False, **self._reading())
+        self.notes_ = list(pairs.notes)
+        empty = sum(not source.strip() for source in pairs.sources)
+        if empty:
+            self.notes_.append(f"{empty:,} empty sources, answered with nothing")
+        if attention and self.settings_.attention == "none":
+            raise InputError("attention: this network has none (attention='none'); leave it out")
+        answers = self._answers(pairs.sources, beam=beam, attends=attention)
+        long = sum(len(one.pieces) > 1 for one in answers)
+        if long:
+            most = self.limits_.source
+            self.notes_.append(f"{long:,} sources of more than {most:,} units, answered in pieces")
+        return answers
+
+    def _reading(self) -> dict[str, Any]:
+        names = ("source", "target", "encoding", "lines")
+        return {name: self.reading_[name] for name in names if name in self.reading_}
+
+    def _answers(
+        self, sources: Sequence[str], *, beam: int | None = None, attends: bool = False
+    ) -> list[Answer]:
+        s = self.settings_
+        search = Search(self.beam if beam is None else beam, self.length_penalty, s.no_repeat_ngram or 0)
+        if search.beam < 1:
+            raise InputError(f"beam is {search.beam}, expected at least 1")
+        return answer(
+            self.network_.eval(), self.preparation_, sources, search, self.limits_, cuts=self.cuts,
+            attends=attends,
+        )  # fmt: skip
+
+    def evaluate(self, data: Any, targets: Any = None) -> dict[str, Any]:
+        """Scores of the network and of the baselines on pairs in the form that `fit` took.
+
+        Each different source is answered once; all targets that it has in the data are right answers.
+
+        Returns:
+            {"model": {NAME: scores}, "baselines": {NAME: scores}}, the scores of `text_scores`; `notes_` then
+            is about these data.
+
+        Raises:
+            InputError: sources alone.
+        """
+        self._require_fitted("network_")
+        reading = {name: value for name, value in self._reading().items() if name != "lines"}
+        pairs = self._complete(read_pairs(data, targets, **reading), "data")
+        self.notes_ = list(pairs.notes)
+        return self._scores(pairs)
+
+    def _scores(self, pairs: Pairs) -> dict[str, Any]:
+        assert pairs.targets is not None
+        units = self.preparation_.target_units
+        right = by_source(pairs.sources, [units.clean(target) for target in pairs.targets])
+        sources, references = list(right), list(right.values())
+        if len(sources) < len(pairs):
+            self.notes_.append(
+                f"{len(pairs):,} pairs have {len(sources):,} different sources; each counts once, and any of "
+                "its targets is right"
+            )
+
+        def scores(said: Sequence[str]) -> dict[str, float]:
+            return rounded(text_scores(said, references, units.tokens))
+
+        answers = [one.text for one in self._answers(sources)]
+        said = self.baselines_.say(sources)
+        return {
+            "model": {self.name_: scores(answers)},
+            "baselines": {name: scores(texts) for name, texts in said.items()},
+        }
+
+    def set_params(self, **parameters: Any) -> Self:
+        """As scikit-learn's; `device` also takes effect on what was fitted or loaded."""
+        super().set_params(**parameters)
+        if "device" in parameters and hasattr(self, "network_"):
+            self.network_.to(find_device(self.device))
+        return self
+
+    @property
+    def name_(self) -> str:
+        """The name of the network in `metrics_`: that of its cell."""
+        cell = self._require_fitted("settings_").cell
+        return cell if isinstance(cell, str) else str(cell.__name__)
+
+    def save(self, path: str | Path) -> Self:
+        """Write a run folder that `ot.load` reads on any machine; nothing in it can run code."""
+        self._require_fitted("network_")
+        storage.write(self, RunFolder.create(path))
+        return self
+
+    @classmethod
+    def from_run(cls, run: RunFolder, cells: Sequence[type] = ()) -> Self:
+        """The fitted estimator of a verified run folder; `cells` supplies the user's own cell classes."""
+        return storage.read(cls, run, cells)
+
+
+def _two_files(part: Any, data: Pairs) -> Any:
+    """A list of two names, as configurations have it, for the two files that a tuple is."""
+    is_two = isinstance(part, list) and len(part) == 2 and data.reading.get("lines")
+    return tuple(part) if is_two else part
