@@ -35,7 +35,7 @@ import ostinato as ot
 from ostinato.bench.machine import describe_machine, read_counters, shares_between
 from ostinato.bench.tables import ratio_text, time_text
 from ostinato.data.bundled import bundled_set, load_bundled
-from ostinato.kernels import ops
+from ostinato.kernels import backends
 from ostinato.tasks.forecast import fitting
 from ostinato.types import State
 
@@ -217,10 +217,10 @@ def plain_step(model: nn.Module, batches: list[Any]) -> Callable[[int], float]:
 @contextlib.contextmanager
 def held_to_torch() -> Iterator[None]:
     """Every layer takes PyTorch's fused path, or a loop of its operators, as before there were kernels."""
-    original = ops.choose
+    original = backends.choose
     signature = inspect.signature(original)
 
-    def choose(*args: Any, **kwargs: Any) -> ops.Path:
+    def choose(*args: Any, **kwargs: Any) -> backends.Path:
         bound = signature.bind(*args, **kwargs)
         if bound.arguments["backend"] != "auto":
             return original(*args, **kwargs)
@@ -232,11 +232,11 @@ def held_to_torch() -> Iterator[None]:
                 continue
         raise AssertionError("a loop of operators takes every call")
 
-    ops.choose = choose  # type: ignore[assignment]
+    backends.choose = choose  # type: ignore[assignment]
     try:
         yield
     finally:
-        ops.choose = original
+        backends.choose = original
 
 
 def forecast_runs(is_quick: bool) -> Iterator[dict[str, Any]]:

@@ -1,16 +1,17 @@
 """A recurrence as a torch operator: differentiable, traceable, and cheap to call.
 
-`run` is the entrance. In eager mode it calls the native function, through one `torch.autograd.Function` where
-a gradient is wanted. Where PyTorch looks on (`torch.compile`, `torch.export`, dispatch modes) the call is one
-opaque node for any B and T, the registered operator `ostinato::recurrence`. Three operators:
+`run` is the entrance. In eager mode it calls the kernels of the tensors' device (`engines.py`: native code on
+a CPU, Triton on a GPU), through one `torch.autograd.Function` where a gradient is wanted. Where PyTorch looks
+on (`torch.compile`, `torch.export`, dispatch modes) the call is one opaque node for any B and T, the
+registered operator `ostinato::recurrence`. Three operators:
 
 * `recurrence`: what programs hold; its autograd kernel decides what is to be kept.
 * `recurrence_saving`: the same outputs followed by what backward needs; its fake kernel knows their shapes.
 * `recurrence_backward`: gradients of x, state, initial and weights, in this order.
 
-Where the native code cannot take a task (`native.obstacle`), their kernels run `recurrence.run_steps`, which
-keeps nothing and runs again in backward. The second derivative goes the same way: gradients are enabled in
-backward exactly under `create_graph=True`.
+Where no kernels can take a task, the operators run `recurrence.run_steps`, which keeps nothing and runs again
+in backward. The second derivative goes the same way: gradients are enabled in backward exactly under
+`create_graph=True`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ostinato.kernels import native, reference
+from ostinato.kernels.engines import Engine, engine_of
+from ostinato.kernels.gpu_choice import on_device_of
 from ostinato.kernels.recurrence import (
     MaybeTensors,
     hidden_size,
@@ -167,15 +170,13 @@ def _keeping_nothing(task: Task) -> Task:
 # What a call comes to ------------------------------------------------------------------------------------
 
 
-def _is_native(task: Task, like: Tensor) -> bool:
-    return task.keeps != "inputs" and native.obstacle(task, like) is None
-
-
 def _forward(task: Task, given: Arguments) -> tuple[list[Tensor], list[Tensor]]:
-    if _is_native(task, given.x):
-        return native.forward(task, given)
-    with torch.no_grad():
-        return run_steps(task, given), []
+    engine = engine_of(task, given.x)
+    if engine is None:
+        with torch.no_grad():
+            return run_steps(task, given), []
+    with on_device_of(given.x):
+        return engine.forward(task, given)
 
 
 def _backward(
@@ -186,12 +187,19 @@ def _backward(
     saved: list[Tensor],
     grads: MaybeTensors,
 ) -> list[Any]:
-    if _is_native(task, given.x):
-        return _native_backward(task, given, wanted, y, saved, grads)
-    return steps_gradients(task, given, wanted, grads)
+    engine = engine_of(task, given.x)
+    if engine is None:
+        return steps_gradients(task, given, wanted, grads)
+    with on_device_of(given.x):
+        return _engine_backward(engine, task, given, wanted, y, saved, grads)
 
 
-def _native_backward(
+def _native_backward(*call: Any) -> list[Any]:
+    return _engine_backward(native, *call)
+
+
+def _engine_backward(
+    engine: Engine,
     task: Task,
     given: Arguments,
     wanted: Sequence[bool],
@@ -201,7 +209,7 @@ def _native_backward(
 ) -> list[Any]:
     d_y, *d_final = grads
     d_cells = d_final.pop() if task.returns_cells else None
-    d_x, d_state, d_initial, d_weights = native.backward(
+    d_x, d_state, d_initial, d_weights = engine.backward(
         task, given, saved, y, Upstream(d_y, d_final, d_cells), wants_x=wanted[0],
         wants_weights=any(wanted[-len(given.weights) :]),
     )  # fmt: skip
@@ -261,7 +269,7 @@ def _register() -> None:
         ("recurrence_saving", _recurrence_saving),
         ("recurrence_backward", _recurrence_backward),
     ):
-        # Whatever the device: where the native code cannot run, the steps do.
+        # Whatever the device: where its kernels cannot run, the steps do.
         _LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
     _LIBRARY.impl("recurrence", _recurrence_autograd, "Autograd")
     for name, fake in (
@@ -336,12 +344,13 @@ def _fake_recurrence(*flat: Any) -> list[Tensor]:
 def _fake_recurrence_saving(*flat: Any) -> list[Tensor]:
     given, task = Arguments(*flat[:-1]), decode(flat[-1])
     outputs = _empty_outputs(task, given)
-    if not _is_native(task, given.x):
+    engine = engine_of(task, given.x)
+    if engine is None:
         return outputs
     B, T, _ = given.x.shape
     # Whatever is dynamic, the widths are not: a task is compiled into kernels by them.
     widths = int(given.weights[0].shape[1]), int(hidden_size(task, given))
-    shapes = native.saved_shapes(task, B, T, *widths, given.x.dtype)
+    shapes = engine.saved_shapes(task, B, T, *widths, given.x.dtype)
     return [*outputs, *(given.x.new_empty(shape, dtype=dtype) for shape, dtype in shapes)]
 
 
@@ -358,9 +367,10 @@ def _empty_outputs(task: Task, given: Arguments) -> list[Tensor]:
     H = hidden_size(task, given)
     sizes = reference.CELLS[task.cell].state_sizes(H, task.options)
     outputs = [given.x.new_empty(B, T, *sizes["h"])]
-    outputs += [given.x.new_empty(B, *size) for size in sizes.values()]
+    # Under autocast the state is wider than x.
+    outputs += [leaf.new_empty(B, *size) for leaf, size in zip(given.state, sizes.values(), strict=True)]
     if task.returns_cells:
-        outputs.append(given.x.new_empty(B, T, H))
+        outputs.append(given.state[1].new_empty(B, T, H))
     return outputs
 
 

@@ -1,7 +1,7 @@
-"""Which backend runs a layer, and why. Only this file knows that there are several.
+"""How each backend runs a layer. Only this file and `backends.py`, which chooses, know of several.
 
-A backend joins by a row in `_candidates` (its name, and why it cannot take a call) and a branch in `run`.
-Layers are batch-first and kernels time-major; the transposition happens here.
+A backend joins by a row there and a branch in `run`. Layers are batch-first and the steps of PyTorch's
+operators time-major; the transposition happens here.
 """
 
 from __future__ import annotations
@@ -13,94 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ostinato.errors import InputError
-from ostinato.kernels import native, operators, program, reference, scan, scan_operators, torch_fused
+from ostinato.kernels import operators, program, reference, scan, scan_operators, torch_fused
+from ostinato.kernels.backends import KERNELS, Path, is_transformed
 from ostinato.kernels.reference import CellOptions, CellSpec, Leaves, Noise
 from ostinato.kernels.stretch import Stretch
 from ostinato.kernels.task import NO_NOISE, Arguments, Task
 from ostinato.kernels.tracing import is_traced
-
-BACKENDS = ("auto", "native", "torch", "torch steps", "reference")
-
-
-class Path(NamedTuple):
-    """Which backend a call takes, and why not a faster one ('' where it is the fastest).
-
-    `is_fallback`: a faster one was passed over, rather than not asked for.
-    """
-
-    path: str
-    reason: str
-    is_fallback: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}" if self.reason else self.path
-
-
-class Request(NamedTuple):
-    """What a choice of backend depends on beside the cell and its options; `keeps` as in `task.Task`."""
-
-    has_resets: bool = False
-    returns_states: bool = False
-    has_recurrent_dropout: bool = False
-    keeps: str = "gates"
-
-
-def choose(spec: CellSpec, options: CellOptions, request: Request, backend: str, like: Tensor) -> Path:
-    """The fastest backend that computes exactly this, or the one asked for.
-
-    Raises:
-        InputError: an unknown backend, or one that cannot take this call.
-    """
-    if backend not in BACKENDS:
-        raise InputError(f"backend: unknown name {backend!r}; known: {', '.join(BACKENDS)}")
-    reasons: list[str] = []
-    for name, obstacle in _candidates(spec, options, request, like):
-        if backend == name:
-            if obstacle:
-                raise InputError(f"backend={name!r} cannot run this ({obstacle}); use backend='auto'")
-            return Path(name, "asked for")
-        if obstacle:
-            reasons.append(f"not {name!r}: {obstacle}")
-        elif backend == "auto":
-            return Path(name, "; ".join(reasons), bool(reasons))
-    raise AssertionError("the reference takes every call")
-
-
-def _candidates(
-    spec: CellSpec, options: CellOptions, request: Request, like: Tensor
-) -> list[tuple[str, str | None]]:
-    """Backends from the fastest to the slowest, each with what keeps it from this call (None: nothing)."""
-    fused = torch_fused.obstacle(spec, options, like)
-    if request.has_resets:
-        fused = fused or "resets inside a stretch"
-    if request.has_recurrent_dropout:
-        fused = fused or "PyTorch has no fused form of dropout_recurrent"
-    if request.returns_states:
-        fused = fused or "return_states=True needs the state after every step"
-    if request.keeps == "outputs":
-        fused = fused or "PyTorch's fused layers cannot recompute their gates"
-    if spec.is_linear:
-        own = scan.obstacle(like)
-    else:
-        own = native.obstacle(Task(spec.name, options, False, False, request.keeps), like)
-    if is_transformed():
-        transformed = "a functorch transform or forward-mode differentiation is active"
-        if request.keeps == "outputs":
-            transformed += ", where recompute=True has no effect"
-        fused, own = fused or transformed, transformed
-    return [
-        ("native", own),
-        ("torch", fused),
-        # A composition of differentiable operators: nothing keeps it from any call.
-        ("torch steps", None),
-        ("reference", None),
-    ]
-
-
-def is_transformed() -> bool:
-    """Whether vmap, grad, jvp … of torch.func or forward-mode differentiation is active."""
-    return bool(torch._C._are_functorch_transforms_active()) or torch.autograd.forward_ad._current_level >= 0
 
 
 class Result(NamedTuple):
@@ -112,7 +30,7 @@ class Result(NamedTuple):
 
 
 def run(
-    path: str,
+    way: Path,
     spec: CellSpec,
     x: Tensor,
     state: Leaves,
@@ -129,15 +47,18 @@ def run(
 
     `rules` are `initial` (leaves of the state after a reset) and `return_states`; `keeps` as in `task.Task`.
     """
+    path = way.path
+    if way.products is not None:
+        x, tensors = _with_products(way.products, x, tensors)
     runs_again = path == "torch steps" and keeps == "outputs" and not is_transformed()
-    if runs_again or (path == "native" and not spec.is_linear):
+    if runs_again or (path in KERNELS and not spec.is_linear):
         task = Task(spec.name, options, is_reverse, False, "inputs" if runs_again else keeps)
         given = _arguments(x, state, tensors, stretch, noise, rules.get("initial"))
         return _run_task(task, given, rules.get("return_states", False))
     if stretch.is_one_plain_step and not is_reverse and not rules.get("return_states"):
         y, leaves = step(path, spec, x[:, 0], state, tensors, options, noise)
         return Result(y.unsqueeze(1), leaves, None)
-    if path == "native":
+    if path in KERNELS:
         rules |= {"is_reverse": is_reverse, "mask": stretch.mask, "resets": stretch.resets}
         return Result(*scan_operators.run_layer(spec, x, state, tensors, options, **rules))
     if path == "torch":
@@ -152,6 +73,15 @@ def run(
         )  # fmt: skip
 
     return _run_scan(over_time, x, state, stretch, is_reverse, **rules)
+
+
+def _with_products(
+    dtype: torch.dtype, x: Tensor, tensors: Mapping[str, Tensor]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """x and the weights in autocast's dtype, but for the rate of decay, which no product takes."""
+    return x.to(dtype), {
+        name: value if name == "decay" else value.to(dtype) for name, value in tensors.items()
+    }
 
 
 def _arguments(
@@ -177,7 +107,8 @@ def _run_task(task: Task, given: Arguments, return_states: bool) -> Result:
     final = dict(zip(names, rest, strict=False))
     if not return_states:
         return Result(y, final, None)
-    leaves = {"h": y, **({"c": rest[-1]} if task.returns_cells else {})}
+    # Under autocast y is narrower than the state.
+    leaves = {"h": y.to(given.state[0].dtype), **({"c": rest[-1]} if task.returns_cells else {})}
     initial: list[Tensor] | list[None] = given.initial or [None] * len(names)
     states = {
         name: operators.states_after_steps(
@@ -190,15 +121,16 @@ def _run_task(task: Task, given: Arguments, return_states: bool) -> Result:
 
 def is_eager(x: Tensor, like: Tensor) -> bool:
     """Whether nothing stands between a call and its kernels: no trace, transform or autocast."""
-    return not (is_traced(x, like) or is_transformed() or torch.is_autocast_enabled("cpu"))
+    return not (is_traced(x, like) or is_transformed() or torch.is_autocast_enabled(x.device.type))
 
 
-def run_plain(task: Task, x: Tensor, state: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
-    """`run` of the path `native` without mask, resets and noise, in an eager call: [y, *final leaves].
+def run_plain(path: str, task: Task, x: Tensor, state: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
+    """`run` of a path of `KERNELS` without mask, resets and noise, in an eager call: [y, *final leaves].
 
     The leaves of the state may have axes of size 1 between B and their width; the final ones have them too.
     """
-    return operators.run_eager(task, Arguments(x, state, [], weights, None, None, NO_NOISE))
+    given = Arguments(x, state, [], weights, None, None, NO_NOISE)
+    return operators.run_eager(task, given) if path == "native" else operators.run(task, given)
 
 
 def run_cell(
@@ -278,10 +210,10 @@ def step(
     noise: Noise,
 ) -> tuple[Tensor, Leaves]:
     """One tick of x (B, D) of a built-in cell: (y, leaves)."""
-    if path == "native" and spec.is_linear:
+    if path in KERNELS and spec.is_linear:
         y, leaves, _ = scan_operators.run_layer(spec, x.unsqueeze(1), state, tensors, options)
         return y[:, 0], leaves
-    if path == "native":
+    if path in KERNELS:
         given = _arguments(x.unsqueeze(1), state, tensors, Stretch(1), noise, None)
         result = _run_task(Task(spec.name, options, False, False, "gates"), given, False)
         return result.y[:, 0], result.state

@@ -36,6 +36,8 @@ def with_tensors(given: Arguments, tensors: Sequence[Tensor]) -> Arguments:
 
 def run_steps(task: Task, given: Arguments) -> list[Tensor]:
     """The same outputs as `run`, by a composition of differentiable operators."""
+    if given.x.dtype != given.state[0].dtype:
+        return _run_wider_steps(task, given)
     spec, is_reverse = reference.CELLS[task.cell], task.is_reverse
     x, mask, resets = given.x, given.mask, given.resets
     if x.shape[1] == 0:
@@ -70,6 +72,13 @@ def run_steps(task: Task, given: Arguments) -> list[Tensor]:
     if task.returns_cells and given.mask is not None:
         outputs[-1] = outputs[-1].masked_fill(~given.mask.unsqueeze(2), 0.0)
     return outputs
+
+
+def _run_wider_steps(task: Task, given: Arguments) -> list[Tensor]:
+    """Where the state is kept in another dtype than x and the weights have: all in the state's."""
+    dtype = given.state[0].dtype
+    outputs = run_steps(task, with_tensors(given, [value.to(dtype) for value in tensors_of(given)]))
+    return [outputs[0].to(given.x.dtype), *outputs[1:]]
 
 
 def _outputs_of_no_step(task: Task, given: Arguments) -> list[Tensor]:

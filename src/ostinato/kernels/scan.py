@@ -1,4 +1,4 @@
-"""Linear recurrences h' = keep * h + add, unit by unit: what a scan is, and its native and its plain path.
+"""Linear recurrences h' = keep * h + add, unit by unit: what a scan is, its native and its plain path.
 
 Any coefficients, or those of the cells that have them: then the gate functions run inside the same pass over
 memory, and keep and add are never stored. `scan_operators.py` makes it differentiable and visible to torch.
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ostinato.kernels import reference
+from ostinato.kernels import gpu_choice, reference
+from ostinato.kernels.gpu_choice import on_device_of
 from ostinato.kernels.native_module import MISSING as _MISSING
 from ostinato.kernels.native_module import extension as _native
 from ostinato.kernels.reference import CELLS, CellOptions, CellSpec, Leaves, Weights
@@ -69,8 +70,10 @@ class Given(NamedTuple):
         return Given(inputs, start, decay, initial, self.mask, self.resets)
 
 
-def obstacle(like: Tensor) -> str | None:
-    """What keeps the native code from tensors like this one; None: nothing."""
+def obstacle(like: Tensor, kernels: str = "native") -> str | None:
+    """What keeps the kernels named `native` or `triton` from such tensors; None: nothing."""
+    if kernels == "triton":
+        return gpu_choice.device_obstacle(like) or _triton().obstacle(like)
     if _native is None:
         return _MISSING
     if like.device.type != "cpu":
@@ -80,11 +83,25 @@ def obstacle(like: Tensor) -> str | None:
     return None
 
 
+def _triton() -> Any:
+    """Imported where there is a use for it."""
+    from ostinato.kernels import triton_scan
+
+    return triton_scan
+
+
 # The plain path ------------------------------------------------------------------------------------------
 
 
 def run_steps(rule: Rule, given: Given) -> tuple[Tensor, Tensor]:
     """As `run`, by differentiable operators, a few for each step."""
+    dtype = given.start.dtype
+    if given.inputs[0].dtype != dtype:
+        wider = given.with_differentiable(
+            [value if value is None else value.to(dtype) for value in given.differentiable]
+        )
+        y, state = run_steps(rule, wider)
+        return y.to(given.inputs[0].dtype), state
     keep, add = given.inputs if rule.gates == "linear" else _coefficients(rule, given)
     mask, resets = given.mask, given.resets
     if rule.gates == "linear" and mask is not None:
@@ -153,19 +170,25 @@ def steps_gradients(
     return [next(found) if is_wanted else None for is_wanted in wanted]
 
 
-# The native path -----------------------------------------------------------------------------------------
+# The kernels ---------------------------------------------------------------------------------------------
 
 
-def _is_native(given: Given) -> bool:
+def _engine(given: Given) -> str | None:
+    """Whose kernels take it: those of its device, if anybody's."""
+    name = "triton" if gpu_choice.is_for_triton(given.start) else "native"
     # Empty tensors have no address.
-    return obstacle(given.start) is None and given.inputs[0].numel() > 0
+    return name if given.inputs[0].numel() > 0 and obstacle(given.start, name) is None else None
 
 
 def forward(rule: Rule, given: Given) -> tuple[Tensor, Tensor]:
-    """y and the final state, on the native path where nothing keeps it from them."""
-    if not _is_native(given):
+    """y and the final state, by kernels where nothing keeps them from it."""
+    engine = _engine(given)
+    if engine is None:
         with torch.no_grad():
             return run_steps(rule, given)
+    if engine == "triton":
+        with on_device_of(given.start):
+            return _triton().forward(rule, given)
     B, T, H = sizes(given)
     y, state = given.start.new_empty(B, T, H), given.start.new_empty(B, H)
     arguments, held = _common(rule, given)
@@ -178,8 +201,12 @@ def backward(
     rule: Rule, given: Given, wanted: Sequence[bool], y: Tensor, grads: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
     """Gradients of what is differentiable, in that order, from those of y and of the final state."""
-    if not _is_native(given):
+    engine = _engine(given)
+    if engine is None:
         return steps_gradients(rule, given, wanted, grads)
+    if engine == "triton":
+        with on_device_of(given.start):
+            return _triton().backward(rule, given, wanted, y, grads)
     B, _, H = sizes(given)
     arguments, held = _common(rule, given)
     d_y, d_state = (None if grad is None else _with_contiguous_units(grad) for grad in grads)

@@ -1,9 +1,10 @@
 """The linear scan as a torch operator: differentiable, traceable, and cheap to call.
 
-`run` is the entrance. In eager mode it calls the native function, through one `torch.autograd.Function` where
-a gradient is wanted. Where PyTorch looks on (`torch.compile`, `torch.export`, fake tensors) the call is the
-operator `ostinato::linear_scan`: one opaque node, with `ostinato::linear_scan_backward` behind it. What the
-native code cannot take and second derivatives are the plain path of `scan.py`.
+`run` is the entrance. In eager mode it calls the kernels of the tensors' device, through one
+`torch.autograd.Function` where a gradient is wanted. Where PyTorch looks on (`torch.compile`, `torch.export`,
+fake tensors) the call is the operator `ostinato::linear_scan`: one opaque node, with
+`ostinato::linear_scan_backward` behind it. What no kernels can take and second derivatives are the plain path
+of `scan.py`.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ _N_GIVEN = len(Given._fields)
 
 
 def _register() -> None:
-    # Whatever the device: where the native code cannot run, the steps do.
+    # Whatever the device: where its kernels cannot run, the steps do.
     _LIBRARY.impl("linear_scan", _operator_kernel, "CompositeExplicitAutograd")
     _LIBRARY.impl("linear_scan_backward", _backward_kernel, "CompositeExplicitAutograd")
     _LIBRARY.impl("linear_scan", _autograd_kernel, "Autograd")
@@ -153,7 +154,7 @@ def _backward_operator(
 def _fake(*flat: Any) -> tuple[Tensor, Tensor]:
     given = Given(*flat[:_N_GIVEN])
     B, T, H = scan.sizes(given)
-    return given.start.new_empty(B, T, H), given.start.new_empty(B, H)
+    return given.inputs[0].new_empty(B, T, H), given.start.new_empty(B, H)
 
 
 def _fake_backward(*flat: Any) -> list[Tensor]:

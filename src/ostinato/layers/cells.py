@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ostinato.errors import InputError
-from ostinato.kernels import ops
-from ostinato.kernels.ops import Path, Request
+from ostinato.kernels import backends, ops
+from ostinato.kernels.backends import Path, Request
 from ostinato.kernels.reference import CELLS, CellSpec, Noise
 from ostinato.layers import arguments
 from ostinato.layers.initialisation import initialise, read_init
@@ -134,8 +134,8 @@ class GatedCell(Cell):
         return {name: named_tensor(self, name) for name in self._parameter_names}
 
     def choose(self, request: Request) -> Path:
-        """The backend for a call, as `kernels.ops.choose`."""
-        return ops.choose(
+        """The backend for a call, as `kernels.backends.choose`."""
+        return backends.choose(
             self.spec, self.cell_options, request, self.options.backend, named_tensor(self, "weight_ih")
         )
 

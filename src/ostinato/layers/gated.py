@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ostinato.kernels import ops
-from ostinato.kernels.ops import Path, Request, Result
+from ostinato.kernels import backends, ops
+from ostinato.kernels.backends import Path, Request
+from ostinato.kernels.ops import Result
 from ostinato.kernels.reference import CELLS, CellOptions, CellSpec, Leaves, Noise
 from ostinato.kernels.stretch import Stretch
 from ostinato.layers import arguments, plain_calls, torch_compat
@@ -143,12 +144,12 @@ class GatedStack(Stack):
 
     def _choose(self, request: Request) -> Path:
         like = self._like()
-        key = (request, like.dtype, like.device, ops.is_transformed())
+        key = (request, like.dtype, like.device, backends.is_transformed())
         path = None if torch.compiler.is_compiling() else self._paths.get(key)
         if path is None:
             dropped = request.has_recurrent_dropout and self.options.dropout_recurrent > 0
             request = request._replace(has_recurrent_dropout=dropped, keeps=self._keeps)
-            path = ops.choose(self.spec, self._cell_options, request, self.options.backend, like)
+            path = backends.choose(self.spec, self._cell_options, request, self.options.backend, like)
             if not torch.compiler.is_compiling():
                 self._paths[key] = path
         return path

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ostinato.errors import InputError
-from ostinato.kernels.ops import BACKENDS
+from ostinato.kernels.backends import BACKENDS
 from ostinato.kernels.reference import CellOptions, CellSpec
 from ostinato.layers.dropout import check_probability
 

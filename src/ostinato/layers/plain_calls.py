@@ -1,7 +1,7 @@
 """The short way of the most common call through RNN, LSTM and GRU.
 
 `Stack.forward` is written for every call: masks, resets, random masks, any backend. Deciding all that takes
-longer than a small network runs. An eager call of native kernels over whole rows needs none of it, and goes
+longer than a small network runs. An eager call of our own kernels over whole rows needs none of it, and goes
 here; results are the same to the bit.
 """
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ostinato.kernels import ops
-from ostinato.kernels.ops import Request
+from ostinato.kernels.backends import KERNELS, Request
 from ostinato.kernels.task import Task
 from ostinato.layers import arguments
 from ostinato.types import Output, State
@@ -40,7 +40,7 @@ def run(stack: GatedStack, x: Any, state: State | None) -> Output | None:
     if tasks is None or (stack._draws_masks and stack.training):
         return None
     like = stack._parameters.get("weight_ih_l0")
-    if like is None or type(x) is not Tensor or not x.is_cpu or not like.is_cpu or x.dtype != like.dtype:
+    if like is None or type(x) is not Tensor or x.device != like.device or x.dtype != like.dtype:
         return None
     shape = x.shape
     if len(shape) != 3 or shape[2] != stack.input_size or not shape[0] or not shape[1]:
@@ -50,13 +50,14 @@ def run(stack: GatedStack, x: Any, state: State | None) -> Output | None:
     # A state that knows its place among random masks passes it on.
     if state is not None and "row" in arguments.check_state(stack._name, state):
         return None
-    path = stack._choose(_REQUESTS[stack.training])
-    if path.path != "native" or path.is_fallback:
+    request = _REQUESTS[stack.training]
+    path = stack._choose(request if x.is_cpu else request.with_call(x, is_masked=False))
+    if path.path not in KERNELS or path.is_fallback:
         return None
-    if stack.path != "native":
-        stack.path = "native"
+    if stack.path != path.path:
+        stack.path = path.path
     if stack._is_single:
-        return _run_single(stack, tasks[0], x, state, like)
+        return _run_single(stack, path.path, x, state, like)
     if state is None:
         leaves = stack._all_initial_leaves(shape[0], like)
     else:
@@ -64,7 +65,9 @@ def run(stack: GatedStack, x: Any, state: State | None) -> Output | None:
     final = []
     for layer, now in enumerate(leaves):
         results = [
-            ops.run_plain(tasks[direction], x, list(leaf.values()), _weights(stack, layer, direction))
+            ops.run_plain(
+                path.path, tasks[direction], x, list(leaf.values()), _weights(stack, layer, direction)
+            )
             for direction, leaf in enumerate(now)
         ]
         x = results[0][0] if len(results) == 1 else torch.cat([result[0] for result in results], dim=2)
@@ -72,14 +75,15 @@ def run(stack: GatedStack, x: Any, state: State | None) -> Output | None:
     return Output(x, stack._stack_leaves(final), directions=stack.num_directions)
 
 
-def _run_single(stack: GatedStack, task: Task, x: Tensor, state: State | None, like: Tensor) -> Output:
+def _run_single(stack: GatedStack, path: str, x: Tensor, state: State | None, like: Tensor) -> Output:
     """One layer and one direction: leaves stay (B, 1, 1, H) all the way."""
     B, shapes = x.shape[0], stack._stacked_shapes
     if state is None:
-        leaves = [torch.zeros(B, *shape, dtype=like.dtype) for shape in shapes.values()]
+        leaves = [torch.zeros(B, *shape, dtype=like.dtype, device=like.device) for shape in shapes.values()]
     else:
         leaves = list(arguments.check_leaves(stack._name, state, shapes, B, like).values())
-    y, *final = ops.run_plain(task, x, leaves, _weights(stack, 0, 0))
+    assert stack._tasks is not None
+    y, *final = ops.run_plain(path, stack._tasks[0], x, leaves, _weights(stack, 0, 0))
     return Output(y, State(dict(zip(shapes, final, strict=True))))
 
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from ostinato.errors import InputError, SizeError
 from ostinato.kernels import ops, program
-from ostinato.kernels.ops import Path, Request, Result
+from ostinato.kernels.backends import Path, Request
+from ostinato.kernels.ops import Result
 from ostinato.kernels.reference import Leaves, Noise
 from ostinato.kernels.stretch import Stretch
 from ostinato.layers import arguments
@@ -23,7 +24,7 @@ _OPTIONS = ("dropout_in", "dropout_between", "dropout_out", "residual", "learn_i
 
 
 # From the fastest to the slowest: a stack is named after its slowest part.
-_PATHS = ("native", "native program", "torch", "torch steps", "reference")
+_PATHS = ("native", "triton", "native program", "torch", "torch steps", "reference")
 
 
 class Recurrent(Stack):
@@ -145,14 +146,14 @@ class Recurrent(Stack):
     ) -> Result:
         cell = self._cell(layer, direction)
         call.pop("clock")
-        call.pop("path")
+        whole = call.pop("path")
         is_reverse = direction == 1
         if isinstance(cell, GatedCell):
             tensors, options = cell.tensors(), cell.cell_options
             # Each cell's own: the slowest of all, which `path` reports, another kind of cell may not have.
-            request = Request(stretch.resets is not None, call["return_states"])
+            request = Request(stretch.resets is not None, call["return_states"], products=whole.products)
             return ops.run(
-                cell.choose(request).path,
+                cell.choose(request.with_call(x, is_masked=stretch.mask is not None)),
                 cell.spec,
                 x,
                 state,

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ostinato.errors import InputError, SizeError
-from ostinato.kernels.ops import Path, Request, Result
+from ostinato.kernels.backends import Path, Request, products_under_autocast
+from ostinato.kernels.ops import Result
 from ostinato.kernels.reference import Leaves
 from ostinato.kernels.stretch import Stretch
 from ostinato.layers import arguments
@@ -184,13 +185,14 @@ class Stack(nn.Module):
     def explain(self, x: Tensor, state: State | None = None, **arguments_of_forward: Any) -> Path:
         """What `forward` would take for these arguments, and why not a faster path; runs nothing."""
         resets = arguments_of_forward.get("resets")
-        return self._choose(
-            Request(
-                has_resets=resets is not None and bool(resets.any()),
-                returns_states=bool(arguments_of_forward.get("return_states", False)),
-                has_recurrent_dropout=self.training,
-            )
+        is_masked = any(arguments_of_forward.get(name) is not None for name in ("lengths", "mask"))
+        request = Request(
+            has_resets=resets is not None and bool(resets.any()),
+            returns_states=bool(arguments_of_forward.get("return_states", False)),
+            has_recurrent_dropout=self.training,
         )
+        request = request.with_call(x, is_masked=is_masked)
+        return self._choose(request._replace(products=products_under_autocast(x)))
 
     # Inside ------------------------------------------------------------------------------------------
 
@@ -200,13 +202,20 @@ class Stack(nn.Module):
         device_type = x.device.type
         if not torch.is_autocast_enabled(device_type):
             return self._run_stretch(x, state, stretch, return_states, like)
+        products = products_under_autocast(x)
         with torch.autocast(device_type, enabled=False):
-            output = self._run_stretch(x, state, stretch, return_states, like)
+            output = self._run_stretch(x, state, stretch, return_states, like, products)
         y = output.y.to(torch.get_autocast_dtype(device_type))
         return Output(y, output.state, output.states, output.mask, output.directions)
 
     def _run_stretch(
-        self, x: Tensor, state: State | None, stretch: Stretch, return_states: bool, like: Tensor
+        self,
+        x: Tensor,
+        state: State | None,
+        stretch: Stretch,
+        return_states: bool,
+        like: Tensor,
+        products: torch.dtype | None = None,
     ) -> Output:
         B, mask = x.shape[0], stretch.mask
         draws_masks = self._draws_masks and self.training
@@ -219,7 +228,8 @@ class Stack(nn.Module):
                 place = state = self._with_clock(state, B, like.device)
             leaves = self._unstack_leaves(state, B, like)
         clocks = self._clocks(place, stretch) if "row" in place else []
-        path = self._choose(Request(stretch.resets is not None, return_states, self.training))
+        request = Request(stretch.resets is not None, return_states, self.training)
+        path = self._choose(request.with_call(x, is_masked=mask is not None)._replace(products=products))
         if self._strict and path.is_fallback:
             raise InputError(f"{self._name}: strict=True, and this call would take {path}")
         # Under torch.compile a comparison would tie the graph to the call before; an export is no call.
@@ -237,7 +247,7 @@ class Stack(nn.Module):
             if return_states:
                 kept = self._stack_leaves(leaves).map(lambda leaf: leaf.unsqueeze(1)[:, :0])
             return Output(x.new_zeros(B, 0, self.output_size), now, kept, mask, self.num_directions)
-        y, final, states = self._run_layers(x, leaves, stretch, clocks, path.path, return_states)
+        y, final, states = self._run_layers(x, leaves, stretch, clocks, path, return_states)
         new_state = self._stack_leaves(final)
         if clocks:
             new_state = new_state.replace(**clocks[0].end(place, mask, stretch.resets))
@@ -255,7 +265,7 @@ class Stack(nn.Module):
         leaves: list[list[Leaves]],
         stretch: Stretch,
         clocks: list[Clock],
-        path: str,
+        path: Path,
         return_states: bool,
     ) -> tuple[Tensor, list[list[Leaves]], list[list[Leaves]]]:
         final: list[list[Leaves]] = []
