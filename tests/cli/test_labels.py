@@ -96,6 +96,20 @@ def test_a_column_that_the_tagger_needs_is_missed(call, tagged, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_tags_are_not_taken_for_the_column_before_them(call, tagged, tmp_path):
+    rows = [line.split(" ") for line in CONLL.split("\n")]
+    (tmp_path / "two.txt").write_text("\n".join(" ".join(row[::2]) for row in rows))
+    code, text, errors = call("predict", tagged / "run", tmp_path / "two.txt")
+    assert (code, text) == (2, "")
+    assert "column 1" in errors
+    assert "are tags; in training it held 'DT', 'NN', 'VB'" in errors
+    (tmp_path / "odd.txt").write_text("\n".join(" ".join([row[0], *row]) for row in rows))
+    code, _, errors = call("predict", tagged / "run", tmp_path / "odd.txt")
+    assert code == 0
+    assert "4 columns, the training file had 3" in errors
+    assert "all unknown: in training it held 'DT', 'NN', 'VB'" in errors
+
+
 def test_slots_come_back_as_a_folder(call, tmp_path):
     folder = tmp_path / "slots"
     folder.mkdir()

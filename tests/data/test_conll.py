@@ -53,7 +53,7 @@ def test_plain_columns_keep_every_row_as_a_token(tmp_path: Path) -> None:
     assert list(map(tuple, found.tags or ())) == [("B-ORG", "O", "O"), ("z",)]
     assert list(found.places) == [3, 8]
     assert found.notes == ("-DOCSTART- lines, passed over: 1 (the first in line 1)",)
-    assert found.reading == {"kind": "tokens", "text": 0, "label": 2, "columns": [1]}
+    assert found.reading == {"kind": "tokens", "text": 0, "label": 2, "columns": [1], "width": 3}
 
 
 def test_universal_columns_pass_over_ranges_and_empty_nodes(tmp_path: Path) -> None:
@@ -188,3 +188,26 @@ def test_files_without_line_feeds_and_empty_ones_are_what_they_are(tmp_path: Pat
     path.write_bytes(b"\n \n")
     with pytest.raises(DataError, match="mac: expected one example or more, found none; the file is empty"):
         read_labelled(path, kind="tokens")
+
+
+READING = {"kind": "tokens", "text": 0, "label": 2, "columns": [1], "width": 3}
+
+
+@pytest.mark.parametrize(
+    ("row", "needs_labels", "message"),
+    [
+        ("a X\n", True, r"line 1: expected 3 columns .*\(0: tokens, 1: learned from, 2: tags\), found 2"),
+        ("a\n", False, r"line 1: expected 3 columns .*\(0: tokens, 1: learned from, 2: tags, not needed\)"),
+    ],
+)
+def test_columns_that_training_had_are_missed(tmp_path, row, needs_labels, message):
+    with pytest.raises(DataError, match=message):
+        read(tmp_path, f"{row}\n{row}", **READING, needs_labels=needs_labels)
+
+
+def test_a_file_of_another_width_is_noted(tmp_path):
+    (note,) = read(tmp_path, "a X Y Z\n\na X Y Z\n", **READING).notes
+    assert "4 columns, the training file had 3" in note
+    without_tags = read(tmp_path, "a X\n\nb Y\n", **READING, needs_labels=False)
+    assert without_tags.notes == ()
+    assert without_tags.tags is None

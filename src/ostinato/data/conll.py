@@ -150,6 +150,7 @@ def read_conll(path: str | Path, spec: LabelledSpec) -> Examples:
     collector = Collector("tokens", str(path), spec, findings, has_labels=False)
     if not source.names:
         return collector.finish()
+    _check_width(source, spec, findings)
     text, tag = _roles(source, spec)
     further = _further(source, spec, text, tag)
 
@@ -293,6 +294,25 @@ def _roles(source: ColumnFile, spec: LabelledSpec) -> tuple[int, int | None]:
     return text, None if tag == text else tag
 
 
+def _check_width(source: ColumnFile, spec: LabelledSpec, findings: Findings) -> None:
+    """Of a file that is read as another one was: whether the columns can be the same."""
+    n, width = len(source.names), spec.width
+    if source.is_conllu or width is None or n == width:
+        return
+    tag = spec.tags if spec.tags is not None else spec.label
+    needed = {column for column in (spec.text, *(spec.columns or ())) if isinstance(column, int)}
+    if spec.needs_labels and isinstance(tag, int):
+        needed.add(tag)
+    if any(not -n <= column < n for column in needed):
+        roles = {spec.text: "tokens", tag: "tags" if spec.needs_labels else "tags, not needed"}
+        shown = ", ".join(
+            f"{i}: {roles.get(i, 'learned from')}" for i in range(width) if i in needed or i in roles
+        )
+        raise source.error(f"expected {width} columns as in the training file ({shown}), found {n}", 1)
+    if n > width or (spec.columns and not tag == n == width - 1):
+        findings.add(f"file of {n} columns, the training file had {width}, the same numbers are read", 1)
+
+
 def _further(source: ColumnFile, spec: LabelledSpec, text: int, tag: int | None) -> list[int]:
     if spec.columns is not None:
         return [resolve(source, wanted, "columns") for wanted in spec.columns]
@@ -307,4 +327,5 @@ def _reading(source: ColumnFile, text: int, tag: int | None, further: Sequence[i
     found: dict[str, object] = {"kind": "tokens", "text": column(text)}
     if tag is not None:
         found["label"] = column(tag)
-    return found | {"columns": [column(i) for i in further]}
+    width = {} if source.is_conllu else {"width": len(source.names)}
+    return found | {"columns": [column(i) for i in further]} | width

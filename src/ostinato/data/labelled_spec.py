@@ -41,6 +41,7 @@ class LabelledSpec:
         label: the column of the classes; where only tokens have labels (CoNLL), the column of the tags.
         tags: the column of the tags of tokens, where `label` is a class beside them.
         columns: further columns of tokens to keep; None keeps all.
+        width: of plain CoNLL files, how many columns there were in the one that this file is read like.
         series: of signals in long format, the column that says which signal a row belongs to.
         time: of signals in long format, the column to sort each signal by; None keeps the order of the rows.
         values: of signals in tables, the columns with the numbers; None takes all that have no other role.
@@ -65,6 +66,7 @@ class LabelledSpec:
     label: Column | None = None
     tags: Column | None = None
     columns: Sequence[Column] | None = None
+    width: int | None = None
     series: Column | None = None
     time: Column | None = None
     values: Sequence[Column] | None = None

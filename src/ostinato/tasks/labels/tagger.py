@@ -25,9 +25,15 @@ from ostinato.tasks.labels.splitting import Encoded, Held, Rows
 from ostinato.tasks.labels.tagger_answers import Answers
 from ostinato.tasks.labels.tagger_baselines import Baselines
 from ostinato.tasks.labels.tagger_decoding import Said, say
-from ostinato.tasks.labels.tagger_inputs import Sentences, TaggedTokens, choose_columns, cut_long
+from ostinato.tasks.labels.tagger_inputs import (
+    Sentences,
+    TaggedTokens,
+    choose_columns,
+    cut_long,
+    with_known_columns,
+)
 from ostinato.tasks.labels.tagger_scores import exact_match, label_scores, tag_scores
-from ostinato.tasks.labels.tagger_writing import Annotation, annotate, is_columns
+from ostinato.tasks.labels.tagger_writing import Annotation, annotate, reading_for
 
 BLOCK = 4096  # sentences whose numbers and answers are in memory at once
 FEW = 50  # sentences; of fewer, long ones are cut before some are held out
@@ -350,7 +356,7 @@ class Tagger(LabelEstimator):
 
     def annotate(self, data: Any) -> Annotation:
         """Tags, and labels where the tagger says them, in the form of the file that they are about."""
-        examples, reading = self._given(data), self._reading(data)
+        examples, reading = self._given(data), reading_for(data, self.reading_)
         tags: list[list[str]] = []
         shares: list[NDArray[np.float64]] = []
         for said in self._blocks(examples):
@@ -374,15 +380,11 @@ class Tagger(LabelEstimator):
 
     def _given(self, data: Any, y: Any = None, name: str | None = None) -> Examples:
         if name is not None:
-            return super()._given(data, y, name)
-        self._require_fitted("network_")
-        return read_examples(data, y, self._reading(data), needs_answers=False)
-
-    def _reading(self, data: Any) -> dict[str, Any]:
-        """How data without tags are read."""
-        if isinstance(data, str | Path) and is_columns(Path(data), self.reading_):
-            return {**self.reading_, "format": "conll"}
-        return self.reading_
+            examples = super()._given(data, y, name)
+        else:
+            self._require_fitted("network_")
+            examples = read_examples(data, y, reading_for(data, self.reading_), needs_answers=False)
+        return with_known_columns(examples, self.preparation_, self.answers_.known)
 
     def _say(self, encoded: TaggedTokens, *, with_probabilities: bool = False) -> Said:
         assert isinstance(self.network_, TaggerNetwork)

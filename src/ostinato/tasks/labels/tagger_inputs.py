@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from ostinato.types import Batch
 
 LONGEST = 320
 """Tokens of a stretch; a longer sentence is cut into several."""
+SAMPLE = 100
+"""Sentences by which it is judged whether a column is the one that training had."""
 OVERLAP = 40
 """Tokens on each side of a stretch that are seen, and tagged by its neighbours."""
 
@@ -72,6 +75,32 @@ def choose_columns(features: Any, columns: Sequence[str], reading: Mapping[str, 
             known = ", ".join(columns) or "none"
             raise InputError(f"features: no column {name!r}; further columns of the sentences: {known}")
     return names
+
+
+def with_known_columns(examples: Examples, preparation: TokenPreparation, tags: Collection[str]) -> Examples:
+    """Examples whose further columns hold something of what training had; else a note says so.
+
+    Columns without names, of which one is missing, would otherwise be taken for each other.
+
+    Raises:
+        InputError: a column holds nothing but `tags`, which training had elsewhere.
+    """
+    notes = []
+    for name, known in preparation.columns.items():
+        looked = islice(Sentences(examples), SAMPLE)
+        found = list(dict.fromkeys(chain.from_iterable(one.columns.get(name, ()) for one in looked)))
+        if not found or any(value in known for value in found):
+            continue
+        what = f"column {name} of {examples.source or 'the data'} holds {_named(found)}"
+        had = f"in training it held {_named(known.entries)}"
+        if set(found) <= set(tags):
+            raise InputError(f"{what}, which are tags; {had}: that column is missing, put it before them")
+        notes.append(f"{what}, all unknown: {had}")
+    return replace(examples, notes=(*examples.notes, *notes)) if notes else examples
+
+
+def _named(values: Sequence[str]) -> str:
+    return ", ".join(map(repr, values[:3])) + (", …" if len(values) > 3 else "")
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,14 @@ def _form(path: Path, reading: Mapping[str, Any]) -> str:
     return find_format(path, LabelledSpec().with_options({**reading, "needs_labels": False}))
 
 
-def is_columns(path: Path, reading: Mapping[str, Any]) -> bool:
+def reading_for(data: Any, reading: Mapping[str, Any]) -> Mapping[str, Any]:
+    """How data without tags are read by a tagger whose training data were read by `reading`."""
+    if isinstance(data, str | Path) and _is_columns(Path(data), reading):
+        return {**reading, "format": "conll"}
+    return reading
+
+
+def _is_columns(path: Path, reading: Mapping[str, Any]) -> bool:
     """Whether a file that would be read as lines of text holds columns like the training file: a sentence
     alone has no blank line that would tell.
 
