@@ -18,10 +18,14 @@ CHUNK_ROWS = 1 << 15
 
 
 class Scratch:
-    """A temporary folder that lives as long as the tables whose arrays are mapped from it."""
+    """A temporary folder that lives as long as the tables whose arrays are mapped from it.
 
-    def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="ostinato-"))
+    Args:
+        inside: the folder to make it in; None: the system's for temporary files.
+    """
+
+    def __init__(self, inside: Path | None = None) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="ostinato-", dir=inside))
         self._remove = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self._n_files = 0
 
@@ -104,15 +108,16 @@ class RowStore:
 
 
 class LazyScratch:
-    """Makes the temporary folder on first use."""
+    """Makes the temporary folder on first use, inside `inside` where that is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, inside: Path | None = None) -> None:
         self.made: Scratch | None = None
+        self._inside = inside
 
     def get(self) -> Scratch:
         """The folder."""
         if self.made is None:
-            self.made = Scratch()
+            self.made = Scratch(self._inside)
         return self.made
 
 

@@ -11,12 +11,10 @@ from torch import Tensor
 
 from ostinato.errors import InputError, SizeError
 from ostinato.kernels import streaming
-from ostinato.kernels.ops import Request
-from ostinato.kernels.streaming import FORMATS, NativeStream, Part
-from ostinato.layers.cells import GatedCell
+from ostinato.kernels.streaming import FORMATS, NativeStream
 from ostinato.layers.gated import GatedStack
-from ostinato.layers.recurrent import Recurrent
 from ostinato.layers.stack import Stack
+from ostinato.layers.streaming import parts_of
 from ostinato.types import State, fingerprint
 
 
@@ -76,7 +74,7 @@ class Session:
         self.row_ids = [str(b) for b in range(batch_size)] if row_ids is None else [str(i) for i in row_ids]
         if len(self.row_ids) != batch_size:
             raise SizeError(f"Session: {len(self.row_ids)} row_ids for {batch_size} rows")
-        parts, reason = _parts(layer)
+        parts, reason = parts_of(layer)
         reason = reason or streaming.obstacle(parts, self._like) or ""
         if weights != FORMATS[0]:
             found = reason or streaming.format_obstacle(parts, self._like, weights)
@@ -240,7 +238,7 @@ class Session:
     def refresh(self) -> None:
         """Take the layer's weights anew; the state stays."""
         if self._native is not None:
-            self._native.pack(_parts(self.layer)[0])
+            self._native.pack(parts_of(self.layer)[0])
 
     # --------------------------------------------------------------------------------------- storage
 
@@ -299,30 +297,6 @@ def _check(layer: object, batch_size: object, weights: str) -> None:
         raise InputError(f"Session: batch_size={batch_size!r}, expected an integer of at least 1")
     if weights not in FORMATS:
         raise InputError(f"Session: weights: unknown name {weights!r}; known: {', '.join(FORMATS)}")
-
-
-def _parts(layer: Stack) -> tuple[list[Part], str]:
-    """The layers for the native session, or why there are none."""
-    path = layer._choose(Request())
-    if path.path != "native":
-        return [], f"the layer itself takes the path {path}"
-    parts = []
-    for number in range(layer.num_layers):
-        if isinstance(layer, GatedStack):
-            spec, options, H = layer.spec, layer._cell_options, layer.hidden_size
-            tensors = layer._tensors(number, 0)
-        else:
-            assert isinstance(layer, Recurrent)
-            cell = layer._cell(number, 0)
-            if not isinstance(cell, GatedCell):
-                return [], f"{type(cell).__name__} is known by its step only"
-            spec, options, H = cell.spec, cell.cell_options, cell.hidden_size
-            tensors = cell.tensors()
-        if spec.is_linear:
-            return [], f"there is no native session of the cell {spec.name!r}"
-        held = list(tensors.values())
-        parts.append(Part(spec, options, held, held[0].shape[1], H, layer._residual and number > 0))
-    return parts, ""
 
 
 def _never(x: Any, out: Any = None) -> None:
