@@ -14,6 +14,7 @@ from ostinato.cli import estimators, output
 from ostinato.cli.benchmarks import bench_app
 from ostinato.cli.failures import command
 from ostinato.cli.labels import add_label_commands
+from ostinato.cli.language import add_language_commands
 from ostinato.cli.options import (
     Cell,
     Config,
@@ -38,12 +39,13 @@ from ostinato.cli.options import (
     training_option,
 )
 from ostinato.cli.training import train_and_print
+from ostinato.cli.translate import Beam, add_translate_command
 from ostinato.errors import InputError
 
 
 class _InOrderOfUse(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
-        return sorted(super().list_commands(ctx), key=["train", "evaluate", "predict", "demo", "bench"].index)
+        return sorted(super().list_commands(ctx), key=["train", "evaluate", "predict", "generate", "demo", "bench"].index)
 
 
 app = typer.Typer(
@@ -153,13 +155,19 @@ def train_forecast(  # noqa: PLR0913 - one parameter per option is Typer's way
 
 
 add_label_commands(train_app)
+add_language_commands(app, train_app)
+add_translate_command(train_app)
 
 
 @app.command(no_args_is_help=True)
 @command
-def evaluate(
+def evaluate(  # noqa: PLR0913 - one parameter per option is Typer's way
     run: Run,
     data: AnyData,
+    targets: Annotated[
+        Path | None,
+        typer.Argument(help="Of translations: the file of targets, where FILE is of sources.", metavar="TGT"),
+    ] = None,
     *,
     windows: Annotated[
         str | None,
@@ -171,15 +179,19 @@ def evaluate(
         bool, typer.Option("--in-sample", help="Of forecasts: also score windows that were trained on.")
     ] = False,
     future: Future = None,
+    beam: Beam = None,
     seed: Seed = None,
     device: Device = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Score a run on a file, beside the baselines; a file of series may reach beyond the training file."""
-    forecasts = {"windows": windows, "in_sample": in_sample or None, "future": future}
+    options = {
+        "windows": windows, "in_sample": in_sample or None, "future": future, "targets": targets,
+        "beam": beam,
+    }  # fmt: skip
     with output.only_results_on_stdout():
-        result, notes = estimators.evaluate(run, data, forecasts, seed=seed, device=device)
+        result, notes = estimators.evaluate(run, data, options, seed=seed, device=device)
     output.print_notes(notes, quiet)
     if json:
         output.print_json(result)
@@ -198,6 +210,15 @@ def predict(
         typer.Option(help="Where the result goes; standard output otherwise.", metavar="FILE"),
     ] = None,
     future: Future = None,
+    beam: Beam = None,
+    attention: Annotated[
+        bool,
+        typer.Option(
+            "--attention",
+            help="Of translations: also where each unit of the answer looked, beside --out: .attention.json, "
+            "and drawn in .attention.html.",
+        ),
+    ] = False,
     seed: Seed = None,
     device: Device = None,
     json: Json = False,
@@ -207,10 +228,12 @@ def predict(
 
     Of series the forecast: series, time, mean and quantiles, one row per step (.csv or .parquet). Of texts
     and other classified sequences the label, its probability and that of every class (.csv, .parquet or
-    .jsonl). Of sentences the tags, in the form of the file.
+    .jsonl). Of sentences the tags, in the form of the file. Of translations and summaries a line for each
+    source (.jsonl: source, target and score).
     """
+    options = {"future": future, "beam": beam, "attention": attention or None}
     with output.only_results_on_stdout():
-        result, notes = estimators.predict(run, data, out, {"future": future}, seed=seed, device=device)
+        result, notes = estimators.predict(run, data, out, options, seed=seed, device=device)
     output.print_notes(notes, quiet)
     if json and out is not None:
         output.print_json({"out": str(out), "rows": result.rows, "notes": notes})

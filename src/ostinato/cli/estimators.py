@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ostinato.cli import STARTED_S, output
+from ostinato.cli.translations import translations
 from ostinato.config import field_names, load_config
 from ostinato.errors import InputError
 
@@ -29,8 +30,10 @@ DEMOS: dict[str, tuple[str, dict[str, Any]]] = {
 NEEDED = ("target",)  # only a table in memory names its own
 # kinds of runs that answer about a file -> what `evaluate` and `predict` may be told besides
 ANSWERS: dict[str, tuple[str, ...]] = {
-    "forecast": ("windows", "in_sample", "future"), "classifier": (), "tagger": ()
+    "forecast": ("windows", "in_sample", "future"), "classifier": (), "tagger": (), "language": (),
+    "translator": ("targets", "beam", "attention"), "summarizer": ("targets", "beam", "attention"),
 }  # fmt: skip
+ABOUT = {"forecast": "forecasts", "translator": "translations", "summarizer": "translations"}
 REPORT_S = 8.0  # at most, for report and pictures
 # arguments of `fit` that are not settings: the data, where the run goes, and how it is shown
 NOT_SETTINGS = ("data", "future", "out", "resume", "progress", "started_s")
@@ -177,7 +180,7 @@ def evaluate(
         InputError: an option that is not about this kind of run.
     """
     _, given = _checked_kind(run, options)
-    estimator = _load(run, seed=seed, device=device)
+    estimator = _load(run, seed=seed, device=device, beam=given.pop("beam", None))
     scores = estimator.evaluate(data, **given)
     return scores, [str(note) for note in estimator.notes_]
 
@@ -194,6 +197,11 @@ def predict(
     """What the run says about a file, written to `out` if there is one, and notes; else as `evaluate`."""
     kind, given = _checked_kind(run, options)
     result: output.Table | output.Lines
+    if kind == "language":
+        raise InputError(
+            f"{run}: holds a language model; `ostinato generate` has it go on from a prompt, and `ostinato "
+            "evaluate` tells how probable it finds a text"
+        )
     if kind == "forecast":
         output.check_table_name(out, (".csv", ".parquet"))
         estimator = _load(run, seed=seed, device=device)
@@ -201,26 +209,20 @@ def predict(
     elif kind == "classifier":
         output.check_table_name(out)
         estimator = _load(run, seed=seed, device=device)
-        result = output.Table("labels", _label_columns(estimator, data))
-    else:
+        result = output.Table("labels", estimator.answers(data))
+    elif kind == "tagger":
         output.check_folder_of(out)
         estimator = _load(run, seed=seed, device=device)
         said = estimator.annotate(data)
         result = output.Lines("sentences", said.text, said.values, said.files)
+    else:
+        output.check_folder_of(out)
+        attends = given.pop("attention", False)
+        estimator = _load(run, seed=seed, device=device, **given)
+        result = translations(estimator, data, out, attends=attends)
     if out is not None:
         result.write(out)
     return result, [str(note) for note in estimator.notes_]
-
-
-def _label_columns(estimator: Any, data: Path) -> dict[str, list[Any]]:
-    """The most probable class of each row, its probability, and those of all classes."""
-    shares = estimator.predict_proba(data)
-    names = [str(name) for name in estimator.classes_.tolist()]
-    best = shares.argmax(axis=1).tolist()
-    columns = {"label": [names[i] for i in best], "probability": shares.max(axis=1).tolist()}
-    for i, name in enumerate(names):
-        columns[f"p({name})" if name in ("label", "probability") else name] = shares[:, i].tolist()
-    return columns
 
 
 def _checked_kind(run: Path, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -236,9 +238,9 @@ def _checked_kind(run: Path, options: Mapping[str, Any]) -> tuple[str, dict[str,
     given = {name: value for name, value in options.items() if value is not None}
     for name in given:
         if name not in ANSWERS[kind]:
-            raise InputError(
-                f"--{name.replace('_', '-')} is about forecasts, and {run} holds a {kind}; leave it out"
-            )
+            about = next(ABOUT[other] for other, known in ANSWERS.items() if name in known)
+            option = "a second file" if name == "targets" else f"--{name.replace('_', '-')}"
+            raise InputError(f"{option} is about {about}, and {run} holds a {kind}; leave it out")
     return kind, given
 
 
@@ -256,6 +258,20 @@ def run_demo(task: str, out: Path | None, options: Mapping[str, Any], *, quiet: 
 def _free_folder(path: Path) -> Path:
     numbered = (path if n == 1 else path.with_name(f"{path.name}-{n}") for n in itertools.count(1))
     return next(candidate for candidate in numbered if not candidate.exists())
+
+
+def language_model(run: Path, *, device: str | None) -> Any:
+    """The language model of a run.
+
+    Raises:
+        InputError: the run holds something else.
+    """
+    from ostinato.training.run_folder import RunFolder
+
+    kind = RunFolder.open(run).kind
+    if kind != "language":
+        raise InputError(f"{run}: holds a {kind!r}; text comes from a run of `ostinato train language`")
+    return _load(run, device=device)
 
 
 def _load(run: Path, **parameters: Any) -> Any:

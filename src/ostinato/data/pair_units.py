@@ -89,10 +89,13 @@ class PairUnits:
         ).strip()
 
     def shown(self, unit: str) -> str:
-        """A unit as people read it: byte pairs as their characters, with ▁ for the blank before."""
-        if self.pairs is None:
-            return unit
-        return self.pairs.join([unit]).replace(" ", BLANK)
+        """A unit as people read it: of words and byte pairs its characters, with a dot in front where it goes
+        on without a blank; white space as a visible sign."""
+        if self.kind in ("char", "symbol"):
+            return unit if unit.strip() else BLANK
+        text = unit.replace(BLANK, " ") if self.pairs is None else self.pairs.join([unit])
+        is_joined = not text.startswith(" ") and text[:1].isalnum()
+        return f"·{text}" if is_joined else text.strip() or BLANK
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

@@ -99,7 +99,7 @@ def forecast_figure(panels: Sequence[ForecastPanel], title: str = "") -> Figure:
     shown = panels[:MAX_PANELS]
     columns = 1 if len(shown) <= 2 else 2 if len(shown) <= 4 else 3
     rows = math.ceil(len(shown) / columns)
-    figure = _figure(9.0 if columns == 1 else 5.2 * columns, (4.0 if rows == 1 else 3.0) * rows + 0.7)
+    figure = blank_figure(9.0 if columns == 1 else 5.2 * columns, (4.0 if rows == 1 else 3.0) * rows + 0.7)
     grid = figure.subplots(rows, columns, squeeze=False)
     for ax in grid.flat[len(shown) :]:
         ax.remove()
@@ -143,7 +143,7 @@ def training_figure(history: Mapping[str, Sequence[float]], best_step: int | Non
     known = {"step", "epoch", "elapsed_s", *(name for name, _ in _HISTORY_AXES)}
     validation = [name for name in history if name not in known]
     steps = np.asarray(history["step"], dtype=float)
-    figure = _figure(9.0, 5.6)
+    figure = blank_figure(9.0, 5.6)
     grid = figure.subplots(2, 2, sharex=True)
     places = [grid[0, 0], grid[1, 0], grid[1, 1]]
     for ax, (name, title) in zip(places, _HISTORY_AXES, strict=True):
@@ -259,7 +259,12 @@ def _log_if_positive(ax: Axes, column: Sequence[float]) -> None:
         ax.set_yscale("log")
 
 
-def _figure(width: float, height: float) -> Figure:
+def blank_figure(width: float, height: float) -> Figure:
+    """A figure of so many inches with a canvas of its own.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

@@ -28,9 +28,15 @@ METRICS: dict[str, tuple[str, str, str, float | None]] = {
     "calibration_error": ("calibration", "how far probabilities are from shares, on average", ".2%", None),
     "span_f1": ("span F1", "F1 of whole spans: type, beginning and end are right", ".2%", 1.0),
     "label_accuracy": ("labels", "share of the labels of sentences that are right", ".2%", 1.0),
-    "exact_match": ("all right", "share of sentences whose label and tags are all right", ".2%", 1.0),
+    "exact_match": ("all right", "share of answers, or of sentences' labels and tags, all right", ".2%", 1.0),
+    "bleu": ("BLEU", "of the corpus, 0 to 100, cased, 13a tokens, by sacrebleu", ".2f", 100.0),
+    "chrf": ("chrF", "F of runs of up to six characters, 0 to 100, by sacrebleu", ".2f", 100.0),
+    "rouge_l": ("ROUGE-L", "F of the longest common subsequence of words, on average", ".2%", 1.0),
+    "token_error_rate": ("token errors", "edits to the nearest right answer, of its tokens", ".2%", None),
 }
-SIMPLEST_FIRST = ("naive", "seasonal_naive", "ets", "majority", "most_frequent_tag")
+SIMPLEST_FIRST = (
+    "naive", "seasonal_naive", "ets", "majority", "most_frequent_tag", "copy_source", "first_8_words",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -86,10 +86,12 @@ class Answer:
     """What was said to one source.
 
     Attributes:
-        text: the whole.
+        source: the text that it answers.
+        text: the whole answer.
         pieces: one of most sources, none of an empty one, several of a very long one.
     """
 
+    source: str
     text: str
     pieces: list[Piece]
 
@@ -131,7 +133,8 @@ def answer(
     join = preparation.target_units.join
     between = "" if preparation.target_units.kind == "char" else " "
     return [
-        Answer(between.join(filter(None, (join(piece.target) for piece in parts))), parts) for parts in found
+        Answer(source, between.join(filter(None, (join(piece.target) for piece in parts))), parts)
+        for source, parts in zip(sources, found, strict=True)
     ]
 
 

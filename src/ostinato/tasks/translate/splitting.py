@@ -47,6 +47,6 @@ def some_sources(checked: Pairs, seed: int) -> tuple[Pairs, str]:
     chosen = {names[i] for i in order[:MOST_SCORED].tolist()}
     rows = [i for i, source in enumerate(checked.sources) if source in chosen]
     return checked.select(rows), (
-        f"scores are of {MOST_SCORED:,} of the {len(names):,} different sources of the validation part, drawn "
-        "at random"
+        f"scores are of {MOST_SCORED:,} of the {len(names):,} different sources of the validation part, "
+        "drawn at random"
     )
