@@ -193,14 +193,16 @@ class _Search:
         self.totals: Tensor | None = None  # (b, W), -inf where a row has fewer hypotheses
         self.prefix = start.new_empty(B, 0) if scorer.needs_prefix else None
         self.attended: Tensor | None = None  # (b, W, S)
+        self.has_ended = False
+        self.largest_divisors = length.divisor(scorer.max_lengths)
 
     def run(self, state: Any) -> None:
         """Until no row is left."""
         W = 1
         for t in range(self.scorer.longest):
-            rows = self.rows.repeat_interleave(W) if W > 1 else self.rows
-            scores, state, attention = self.scorer(t, self.tokens, state, rows, self.prefix)
             b = len(self.rows)
+            rows = self.rows.unsqueeze(1).expand(b, W).reshape(-1)
+            scores, state, attention = self.scorer(t, self.tokens, state, rows, self.prefix)
             if attention is not None:
                 attention = attention.view(b, W, -1)
                 if self.coverage is not None:
@@ -216,7 +218,9 @@ class _Search:
             kept = self._unfinished(t, totals)
             if not len(kept):
                 return
-            before = torch.arange(b, device=kept.device).unsqueeze(1) * W + parents
+            before = parents
+            if b > 1:
+                before = parents + torch.arange(0, b * W, W, device=kept.device).unsqueeze(1)
             if len(kept) < b:
                 before, totals, tokens = before[kept], totals[kept], tokens[kept]
                 self.rows = self.rows[kept]
@@ -250,29 +254,30 @@ class _Search:
         ends = tokens == self.scorer.end
         if not bool(ends.any()):
             return totals
+        self.has_ended = True
         ended = totals.masked_fill(~ends, -torch.inf)
         self.pool.add(self.rows, self._final(t, ended, parents), ended, parents, t - 1, ends)
         return totals.masked_fill(ends, -torch.inf)
 
     def _final(self, t: int, totals: Tensor, parents: Tensor) -> Tensor:
         """The scores of sequences of t + 1 tokens."""
-        final = totals.double() / self.length.divisor(torch.tensor(t + 1.0))
+        final = totals.double() / self.length.divisor(torch.tensor(t + 1))
         if self.coverage is not None and self.attended is not None:
             final += self.coverage.penalty(self.attended, self.rows).gather(1, parents)
         return final
 
     def _unfinished(self, t: int, totals: Tensor) -> Tensor:
         """Which rows go on (an index over b); of those at their full length keep what is cut off."""
-        limits = self.scorer.max_lengths[self.rows]
-        is_full = limits <= t + 1
-        done = is_full | totals[:, 0].isneginf()
+        done = totals[:, 0].isneginf()
         if t + 1 >= self.scorer.longest or not self.scorer.is_even:
+            is_full = self.scorer.max_lengths[self.rows] <= t + 1
             full = is_full.nonzero()[:, 0]
             if len(full):
                 self._cut_off(t, full, totals)
-        if self.scorer.only_falls:
+            done |= is_full
+        if self.has_ended and self.scorer.only_falls:
             # No term can rise: tokens only lower the sum, and the longest sequence has the largest divisor.
-            bound = totals[:, 0].double() / self.length.divisor(limits)
+            bound = totals[:, 0].double() / self.largest_divisors[self.rows]
             pool = self.pool
             done |= pool.ended[self.rows, -1] & (pool.scores[self.rows, -1] >= bound)
         return (~done).nonzero()[:, 0]

@@ -6,39 +6,55 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ostinato.errors import InputError
 
 _BLOCK = 64
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _FIRST_SORTED = 256
+_ROUNDING = 1e-4
 
 
 class Uniforms:
-    """One random number in [0, 1) for each hypothesis and step, a function of (seed, step) and nothing else.
+    """One random number in [0, 1) for each sequence and step, a function of (seed, step) and nothing else.
 
-    Philox (Salmon et al. 2011), a counter-based generator, with the seed as its key: seeds that follow each
-    other give independent numbers, on every machine the same.
+    SplitMix64 (Steele et al. 2014, doi:10.1145/2714064.2660195), each sequence from a state that its seed is
+    hashed to: seeds that follow each other give independent numbers, on every machine the same.
+
+    Args:
+        seeds: N numbers below 2^63.
+        device: where the numbers are wanted.
     """
 
     def __init__(self, seeds: Sequence[int], device: torch.device):
-        self._generators = [np.random.Philox(key=seed) for seed in seeds]
+        self._states = _mixed(np.array(seeds, dtype=np.uint64) + _GAMMA)
         self._device = device
         self._block: list[Tensor] = []
+        self._drawn = 0
 
     def next(self) -> Tensor:
         """(N, 1) float64, for the next step."""
         if not self._block:
-            words = np.stack([generator.random_raw(_BLOCK) for generator in self._generators], axis=1)
+            steps = np.arange(self._drawn + 1, self._drawn + _BLOCK + 1, dtype=np.uint64)
+            words = _mixed(self._states + (steps * _GAMMA)[:, None])
             # The upper 53 bits: every float64 of that spacing is equally likely, and 1.0 never comes.
             block = torch.from_numpy((words >> np.uint64(11)) * 2.0**-53).to(self._device)
             self._block = list(block.unsqueeze(2).unbind(0))[::-1]
+            self._drawn += _BLOCK
         return self._block.pop()
 
     def keep(self, kept: Tensor) -> None:
-        """Go on with these hypotheses only (an index over N)."""
-        self._generators = [self._generators[i] for i in kept.tolist()]
+        """Go on with these sequences only (an index over N)."""
+        self._states = self._states[kept.cpu().numpy()]
         self._block = [numbers[kept] for numbers in self._block]
+
+
+def _mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))
 
 
 class Draw:
@@ -83,16 +99,17 @@ class Draw:
 
     @staticmethod
     def _from_nucleus(scores: Tensor, k: int, top_p: float, uniforms: Tensor) -> Tensor:
-        # What the probabilities are shares of: all tokens, or the k best.
-        n_sorted = k if k < scores.shape[1] else min(k, _FIRST_SORTED)
-        best, tokens = scores.topk(n_sorted, 1)
-        total = torch.logsumexp(best if k < scores.shape[1] else scores, 1, keepdim=True)
-        shares = (best - total).exp()
-        reached = shares.cumsum(1, dtype=torch.float64)
-        if n_sorted < k and bool((reached[:, -1] < top_p).any()):
-            best, tokens = scores.sort(1, descending=True)
+        V = scores.shape[1]
+        best, tokens = scores.topk(k if k < V else min(V, _FIRST_SORTED), 1)
+        if k == V > _FIRST_SORTED:
+            total = torch.logsumexp(scores, 1, keepdim=True)
             shares = (best - total).exp()
-            reached = shares.cumsum(1, dtype=torch.float64)
+            if bool((shares.sum(1) < top_p + _ROUNDING).any()):
+                best, tokens = scores.sort(1, descending=True)
+                shares = (best - total).exp()
+        else:
+            shares = torch.softmax(best, 1)
+        reached = shares.cumsum(1, dtype=torch.float64)
         # The token that reaches the probability still belongs to the set.
         beyond = (reached - shares) >= top_p
         return tokens.gather(1, _pick(shares.masked_fill(beyond, 0.0), uniforms))
