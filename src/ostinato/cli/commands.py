@@ -15,6 +15,7 @@ from ostinato.cli.benchmarks import bench_app
 from ostinato.cli.failures import command
 from ostinato.cli.labels import add_label_commands
 from ostinato.cli.language import add_language_commands
+from ostinato.cli.language import add_language_commands
 from ostinato.cli.options import (
     Cell,
     Config,
@@ -155,6 +156,7 @@ def train_forecast(  # noqa: PLR0913 - one parameter per option is Typer's way
 
 
 add_label_commands(train_app)
+add_language_commands(app, train_app)
 add_language_commands(app, train_app)
 add_translate_command(train_app)
 

@@ -202,6 +202,11 @@ def predict(
             f"{run}: holds a language model; `ostinato generate` has it go on from a prompt, and `ostinato "
             "evaluate` tells how probable it finds a text"
         )
+    if kind == "language":
+        raise InputError(
+            f"{run}: holds a language model; `ostinato generate` has it go on from a prompt, and `ostinato "
+            "evaluate` tells how probable it finds a text"
+        )
     if kind == "forecast":
         output.check_table_name(out, (".csv", ".parquet"))
         estimator = _load(run, seed=seed, device=device)
@@ -258,6 +263,20 @@ def run_demo(task: str, out: Path | None, options: Mapping[str, Any], *, quiet: 
 def _free_folder(path: Path) -> Path:
     numbered = (path if n == 1 else path.with_name(f"{path.name}-{n}") for n in itertools.count(1))
     return next(candidate for candidate in numbered if not candidate.exists())
+
+
+def language_model(run: Path, *, device: str | None) -> Any:
+    """The language model of a run.
+
+    Raises:
+        InputError: the run holds something else.
+    """
+    from ostinato.training.run_folder import RunFolder
+
+    kind = RunFolder.open(run).kind
+    if kind != "language":
+        raise InputError(f"{run}: holds a {kind!r}; text comes from a run of `ostinato train language`")
+    return _load(run, device=device)
 
 
 def language_model(run: Path, *, device: str | None) -> Any:
