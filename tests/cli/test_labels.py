@@ -139,6 +139,26 @@ def test_slots_come_back_as_a_folder(call, tmp_path):
     assert 0 < answer["probability"] <= 1
 
 
+def test_slots_without_labels_are_tagged_and_without_tags_classified(call, tmp_path):
+    for name, files in (("tags", ("seq.in", "seq.out")), ("classes", ("seq.in", "label"))):
+        (tmp_path / name).mkdir()
+        rows = {"seq.in": "play jazz\nstop now\n", "seq.out": "O B-genre\nO O\n", "label": "Play\nStop\n"}
+        for file in files:
+            (tmp_path / name / file).write_text(rows[file] * 15)
+    code, text, errors = call("train", "tag", tmp_path / "tags", *SMALL, "--out", tmp_path / "a", "--json")
+    assert code == 0, errors
+    assert set(json.loads(text)["model"]["lstm"]) == {"accuracy", "span_f1", "span_precision", "span_recall"}
+    arguments = (*SMALL, "--set", "members=1", "--out", tmp_path / "b", "--json")
+    code, text, errors = call("train", "classify", tmp_path / "classes", *arguments)
+    assert code == 0, errors
+    (tmp_path / "new.txt").write_text("play some jazz\n")
+    code, text, _ = call("predict", tmp_path / "b", tmp_path / "new.txt")
+    assert (code, text.splitlines()[0]) == (0, "label,probability,Play,Stop")
+    assert call("predict", tmp_path / "b", tmp_path / "classes")[0] == 0
+    code, _, errors = call("train", "tag", tmp_path / "classes", *SMALL, "--out", tmp_path / "c")
+    assert (code, "seq.out" in errors) == (2, True)
+
+
 def test_a_classifier_is_scored_and_writes_probabilities(call, classified, tmp_path):
     run, data = classified / "run", classified / "mail.tsv"
     code, text, errors = call("evaluate", run, data, "--json")
@@ -159,6 +179,24 @@ def test_a_classifier_is_scored_and_writes_probabilities(call, classified, tmp_p
     code, _, errors = call("predict", run, data, "--out", tmp_path / "said.xlsx")
     assert code == 2
     assert ".csv, .parquet or .jsonl" in errors
+
+
+def test_signals_are_named_in_the_answers(call, tmp_path):
+    rows = ["who,at,x,other,kind"]
+    for i in range(30):
+        rows += [f"s{i},{t},{t * (i % 2)},{RNG.random()},{'up' if i % 2 else 'flat'}" for t in (2, 0, 1)]
+    (tmp_path / "steps.csv").write_text("\n".join(rows) + "\n")
+    columns = ("--sequence", "who", "--time", "at", "--values", "x", "--label", "kind")
+    arguments = (*columns, *SMALL, "--set", "members=1", "--out", tmp_path / "run", "--json")
+    code, _, errors = call("train", "classify", tmp_path / "steps.csv", *arguments)
+    assert code == 0, errors
+    new = "who,at,x\n" + "".join(f"new{i},{t},{t}\n" for i in range(3) for t in range(3))
+    (tmp_path / "new.csv").write_text(new)
+    code, text, errors = call("predict", tmp_path / "run", tmp_path / "new.csv")
+    assert code == 0, errors
+    rows = list(csv.DictReader(text.splitlines()))
+    assert list(rows[0]) == ["who", "label", "probability", "flat", "up"]
+    assert [row["who"] for row in rows] == ["new0", "new1", "new2"]
 
 
 @pytest.mark.parametrize("option", [("--windows", "last"), ("--in-sample",), ("--future", "x.csv")])
@@ -187,6 +225,15 @@ def test_a_folder_for_the_answers_is_missed_before_anything_is_computed(call, cl
         ("tag", "x.txt", CONLL, ("--set", "hiden_size=3"), "hiden_size"),
         ("tag", "x.txt", CONLL, ("--cell", "lstn"), "lstn"),
         ("tag", "x.txt", "", (), "x.txt"),
+        (
+            "tag",
+            "x.txt",
+            CONLL,
+            ("--format", "slots"),
+            "expected a folder with seq.in, seq.out, label, found a",
+        ),
+        ("classify", "x.conll", CONLL, (), "found tokens in"),
+        ("classify", "x.conll", CONLL, (), "ostinato train tag"),
         ("classify", "x.tsv", TSV, ("--text", "body", "--label", "label"), "body"),
         ("classify", "x.tsv", TSV.replace("ham", "spam"), ("--text", "text", "--label", "label"), "'spam'"),
         ("classify", "x.tsv", TSV, ("--sequence", "--letters", "--label", "label"), "one of them"),

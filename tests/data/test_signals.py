@@ -11,7 +11,7 @@ import pytest
 
 from ostinato.data.examples import Examples
 from ostinato.data.labelled import read_labelled
-from ostinato.errors import DataError
+from ostinato.errors import DataError, InputError
 
 HEADER = "#c\n@problemName X\n@timeStamps false\n@dimensions 2\n@classLabel true a b\n@data\n"
 STAMPED = HEADER.replace("false", "true")
@@ -207,3 +207,16 @@ def test_a_signal_may_fill_a_row_or_a_field(tmp_path: Path) -> None:
         read(tmp_path, "y,1,2,3\na,1,,3\n", "a.csv", sequence=True, label="y")
     with pytest.raises(DataError, match=r"line 2: the signal has 1 dimensions, expected 2 as in line 1"):
         read(tmp_path, '{"x":[[1,2]],"label":0}\n{"x":[1],"label":1}', "a.jsonl", sequence="x")
+
+
+def test_signals_keep_the_names_that_their_column_gives_them(tmp_path):
+    path = tmp_path / "steps.csv"
+    path.write_text("who,at,x,note,kind\nb,2,3,n,u\na,1,5,n,v\nb,1,4,n,u\nc,1,6,n,\n")
+    found = read_labelled(path, sequence="who", time="at", values=["x"], label="kind")
+    assert found.ids == ["b", "a"]
+    assert [one.tolist() for one in found.inputs] == [[[4.0], [3.0]], [[5.0]]]
+    assert found.select([1]).ids == ["a"]
+    every = read_labelled(path, **{**found.reading, "needs_labels": False})
+    assert every.ids == ["b", "a", "c"]
+    with pytest.raises(InputError, match="time: 'at' is about rows that are steps"):
+        read_labelled(path, text="note", label="kind", time="at")

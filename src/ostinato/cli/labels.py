@@ -93,6 +93,12 @@ def train_classify(  # noqa: PLR0913 - one parameter per option is Typer's way
         ),
     ] = None,
     letters: Annotated[str | None, file_option("Letters such as DNA rather than text.", "[COL]")] = None,
+    time: Annotated[
+        str | None, file_option("Of signals, a row a step: sorts the rows; found otherwise.")
+    ] = None,
+    values: Annotated[
+        list[str] | None, file_option("Of signals: a column of numbers; repeatable, all otherwise.")
+    ] = None,
     file_format: Annotated[str | None, format_option("trees|trec|slots|npz")] = None,
     separator: Separator = None,
     encoding: Encoding = None,
@@ -134,6 +140,7 @@ def train_classify(  # noqa: PLR0913 - one parameter per option is Typer's way
     """
     options = {
         "text": text, "label": label, "sequence": _column(sequence), "letters": _column(letters),
+        "time": time, "values": values or None,
         "format": file_format, "separator": separator, "encoding": encoding,
         "header": False if no_header else None, "tree": tree or None, "hierarchy": hierarchy or None,
         "cell": cell, "hidden_size": hidden, "num_layers": layers, "vectors": _text(vectors), "valid": valid,

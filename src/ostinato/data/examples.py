@@ -114,6 +114,7 @@ class Examples:
         inputs: N inputs; a lazy sequence where the file is larger than memory.
         labels: N classes as text; None where the source has none.
         tags: for each input a tag for each token; None where the source has none.
+        ids: for each input what its source calls it; None where it has no name.
         places: for each input its line (file) or its row (frame, list, arrays), counted from 1.
         source: the file, or what kind of object the examples came from.
         notes: what was skipped, repaired or is worth knowing, counted.
@@ -122,13 +123,14 @@ class Examples:
 
     Raises:
         InputError: an unknown kind.
-        SizeError: labels, tags or places that are not one for each input.
+        SizeError: labels, tags, ids or places that are not one for each input.
     """
 
     kind: str
     inputs: Sequence[Any]
     labels: Sequence[str] | None = None
     tags: Sequence[Sequence[str]] | None = None
+    ids: Sequence[str] | None = None
     places: Sequence[int] = ()
     source: str = ""
     notes: tuple[str, ...] = ()
@@ -139,7 +141,7 @@ class Examples:
             raise InputError(f"Examples: kind {self.kind!r} is not known; the kinds are: {', '.join(KINDS)}")
         if not len(self.places):
             object.__setattr__(self, "places", range(1, len(self.inputs) + 1))
-        for name in ("labels", "tags", "places"):
+        for name in ("labels", "tags", "ids", "places"):
             values = getattr(self, name)
             if values is not None and len(values) != len(self.inputs):
                 raise SizeError(f"Examples: {len(values)} {name} for {len(self.inputs)} inputs")
@@ -162,5 +164,6 @@ class Examples:
             inputs=Selection(self.inputs, chosen),
             labels=None if self.labels is None else [self.labels[row] for row in chosen.tolist()],
             tags=None if self.tags is None else Selection(self.tags, chosen),
+            ids=None if self.ids is None else [self.ids[row] for row in chosen.tolist()],
             places=[self.places[row] for row in chosen.tolist()],
         )

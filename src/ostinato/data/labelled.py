@@ -51,7 +51,7 @@ _WITHOUT_COLUMNS = ("trees", "ts", "trec", "slots", "fasta")  # the headers of F
 _KINDS = {
     "conll": ("tokens",),
     "conllu": ("tokens",),
-    "slots": ("tokens",),
+    "slots": ("tokens", "text"),
     "trees": ("trees",),
     "fasta": ("letters",),
     "ts": ("arrays",),
@@ -133,6 +133,11 @@ def _read_path(source: str | Path, spec: LabelledSpec) -> Examples:
             path, separator=spec.separator, encoding=spec.encoding or "utf-8", header=spec.header
         )
         return read_long_signals(table, _as_long(spec), str(path))
+    if spec.time is not None:
+        raise InputError(
+            f"time: {spec.time!r} is about rows that are steps of signals; say in which column stands which "
+            "signal a row is of (sequence=, --sequence COL)"
+        )
     examples = READERS[name](path, replace(spec, format=name))
     given = {
         option: getattr(spec, option)

@@ -54,7 +54,9 @@ def read_long_signals(source: ColumnSource, spec: LabelledSpec, name: str) -> Ex
         if len(collector.places) > before:
             kept.append(code)
     examples = collector.finish(table.reading())
-    return replace(examples, inputs=SignalViews(values, bounds, kept, table.scratch))
+    names = list(table.codes)
+    views = SignalViews(values, bounds, kept, table.scratch)
+    return replace(examples, inputs=views, ids=[names[code] for code in kept])
 
 
 class SignalViews(Sequence[NDArray[np.float32]]):

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 from ostinato.data.examples import Examples, Sentence
 from ostinato.data.labelled_spec import LabelledSpec
@@ -108,28 +109,41 @@ def _first_not_utf8(file: TextFile) -> int | None:
 def read_slots(folder: str | Path, spec: LabelledSpec) -> Examples:
     """A folder with `seq.in` (words), `seq.out` (a tag for each word) and `label` (one class a line).
 
-    `seq.out` and `label` may be absent where labels are not required.
+    `label` may be absent, and where labels are not required `seq.out` too. As texts (`spec.kind`) the lines
+    of `seq.in` stay as they are, `label` is needed and `seq.out` is not looked at.
 
     Raises:
         DataError: a file that is missing, files of unequal length, a line with more words than tags or fewer.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        there = "a file; pass the folder that it is in, or leave out --format slots"
+        raise DataError(
+            f"expected a folder with {', '.join(SLOT_FILES)}, found "
+            + (there if folder.exists() else "nothing; check the path"),
+            path=folder,
+        )
     if not (folder / SLOT_FILES[0]).exists():
         raise DataError(
             f"expected a file, or a folder with {', '.join(SLOT_FILES)}, found a folder without seq.in; name "
             "the file in it",
             path=folder,
         )
-    words_file, tags_file, labels_file = (_slot_file(folder, name, spec) for name in SLOT_FILES)
+    is_text = spec.kind == "text"
+    words_file = _slot_file(folder, SLOT_FILES[0], spec)
+    tags_file = None if is_text else _slot_file(folder, SLOT_FILES[1], spec, is_needed=spec.needs_labels)
+    labels_file = _slot_file(folder, SLOT_FILES[2], spec, is_needed=spec.needs_labels and is_text)
     assert words_file is not None
     findings = Findings()
     collector = Collector(
-        "tokens", str(folder), spec, findings, labels_file is not None, tags_file is not None
-    )
+        "text" if is_text else "tokens", str(folder), spec, findings, labels_file is not None,
+        tags_file is not None,
+    )  # fmt: skip
     tag_spans, label_spans = Spans(), Spans()  # by line: the three files go side by side
 
     def parse(span: Span) -> Row:
-        words = words_file.text(span).split()
+        text = words_file.text(span)
+        words = text.split()
         tags = label = None
         if tags_file is not None:
             tags = tuple(tags_file.text(tag_spans[span.line - 1]).split())
@@ -140,7 +154,7 @@ def read_slots(folder: str | Path, spec: LabelledSpec) -> Examples:
                 )
         if labels_file is not None:
             label = labels_file.text(label_spans[span.line - 1]).strip() or None
-        return Row(Sentence(tuple(words)), label, tags)
+        return Row(text if is_text else Sentence(tuple(words)), label, tags)
 
     if words_file.is_large:
         collector.lazy = parse
@@ -148,11 +162,18 @@ def read_slots(folder: str | Path, spec: LabelledSpec) -> Examples:
         tag_spans.append(tag_span)
         label_spans.append(label_span)
         collector.add(parse(span), span.line, span)
-    return collector.finish({"kind": "tokens"})
+    return collector.finish({"kind": collector.kind})
 
 
-def _slot_file(folder: Path, name: str, spec: LabelledSpec) -> TextFile | None:
-    if not (folder / name).exists() and not spec.needs_labels:
+def is_slots(source: Any, file_format: str | None = None) -> bool:
+    """Whether `read_slots` reads it: a folder with seq.in, or what the format says."""
+    if file_format is not None or not isinstance(source, str | Path):
+        return file_format == "slots"
+    return (Path(source) / SLOT_FILES[0]).is_file()
+
+
+def _slot_file(folder: Path, name: str, spec: LabelledSpec, *, is_needed: bool = True) -> TextFile | None:
+    if not is_needed and not (folder / name).exists():
         return None
     return TextFile(folder / name, encoding=spec.encoding, large_bytes=spec.large_bytes)
 

@@ -13,13 +13,15 @@ import torch
 from numpy.typing import NDArray
 
 from ostinato.data.examples import Examples
+from ostinato.data.paired_lines import is_slots
 from ostinato.errors import DataError, InputError
 from ostinato.layers.arguments import check_sizes
 from ostinato.layers.options import check_choice
 from ostinato.models.encoder import CELLS
 from ostinato.tasks.labels.baselines import Regression, cross_predicted
 from ostinato.tasks.labels.calibration import Calibration
-from ostinato.tasks.labels.ensemble import Ensemble, chunks
+from ostinato.tasks.labels.classifier_answers import answer_columns
+from ostinato.tasks.labels.ensemble import Ensemble, held_out_probabilities
 from ostinato.tasks.labels.estimator import LabelEstimator
 from ostinato.tasks.labels.inputs import Inputs, Labelled
 from ostinato.tasks.labels.kinds import inputs_class, kind_of, optimizer_of
@@ -55,6 +57,7 @@ class Classifier(LabelEstimator):
 
     kind: ClassVar[str] = "classifier"
     _inputs: ClassVar[tuple[str, ...]] = ("text", "letters", "arrays", "trees")
+    _others: ClassVar[str] = "; tags of tokens are learned by a Tagger (ostinato train tag)"
     _cells: ClassVar[tuple[str, ...]] = (*CELLS, *TREE_CELLS)
     _estimator_type: ClassVar[str] = "classifier"
 
@@ -80,6 +83,8 @@ class Classifier(LabelEstimator):
         label: str | int | None = None,
         sequence: str | int | bool | None = None,
         letters: str | int | bool | None = None,
+        time: str | int | None = None,
+        values: Sequence[str | int] | None = None,
         format: str | None = None,  # noqa: A002 - the name of the option everywhere
         separator: str | None = None,
         encoding: str | None = None,
@@ -99,6 +104,8 @@ class Classifier(LabelEstimator):
             text, label: columns of a file or table: a name, or a number that may count from the end (-1).
             sequence: arrays or signals rather than texts: True, or the column with the arrays, or for one
                 row per step the column that says which signal a row is of.
+            time, values: of signals with one row per step the column to sort each by, and those of the
+                numbers; None: a column with a usual name of times, and every other that holds numbers.
             letters: rows of letters rather than texts: True, or their column.
             format, separator, encoding, header: how a file is written.
             valid: to choose the best weights by, in the form of `data` or a pair (inputs, classes); None: a
@@ -117,9 +124,10 @@ class Classifier(LabelEstimator):
         need_sklearn("Classifier")
         self._label_type_ = label_type(data, y)
         given: dict[str, Any] = {
+            "kind": "text" if is_slots(data, format) else None,
             "text": text, "label": label, "sequence": sequence, "letters": letters, "format": format,
             "separator": separator, "encoding": encoding, "tree": self.tree or None,
-            "header": None if header else False,
+            "header": None if header else False, "time": time, "values": values,
         }  # fmt: skip
         reading = {name: value for name, value in given.items() if value is not None}
         return self._fit(
@@ -260,28 +268,8 @@ class Classifier(LabelEstimator):
             "selection": right + 0.5 * float(np.exp(-loss)) / len(checks) if np.isfinite(loss) else right,
         }
 
-    @torch.no_grad()
     def _raw_probabilities(self, encoded: Labelled) -> NDArray[np.float64]:
-        """(N, K), not calibrated: the mean over the members; of folded examples what that member says which
-        has not learned from them."""
-        network = self._ensemble
-        was_training = network.training
-        network.eval()
-        device = next(network.parameters()).device
-        N, K = len(encoded), len(self._names_)
-        result = np.empty((N, K))
-        lengths = encoded.lengths
-        order = np.argsort(lengths, kind="stable")
-        for rows in chunks(order, lengths):
-            batch = encoded.whole_batch(rows).to(device)
-            each = torch.softmax(network(batch).double(), dim=2).cpu().numpy()
-            if encoded.folds is None:
-                result[rows] = each.mean(axis=0)
-            else:
-                result[rows] = each[encoded.folds[rows], np.arange(len(rows))]
-        result[lengths == 0] = self.shares_
-        network.train(was_training)
-        return result
+        return held_out_probabilities(self._ensemble, encoded, self.shares_)
 
     def _finish(self, checks: Encoded) -> None:
         assert isinstance(checks, Labelled)
@@ -332,7 +320,18 @@ class Classifier(LabelEstimator):
 
     def predict_proba(self, data: Any) -> NDArray[np.float64]:
         """Calibrated probabilities (N, K), in the order of `classes_`."""
+        return self._shares(self._given(data))
+
+    def answers(self, data: Any) -> dict[str, list[Any]]:
+        """The class of each sequence, its probability and that of every class, as columns; of signals in long
+        format also which signal it is, under the name of its column. `ostinato predict` writes them."""
         examples = self._given(data)
+        id_name = str(examples.reading.get("series", "id"))
+        return answer_columns(
+            [str(name) for name in self.classes_.tolist()], self._shares(examples), examples.ids, id_name
+        )
+
+    def _shares(self, examples: Examples) -> NDArray[np.float64]:
         self._require_kind(examples)
         self.notes_ = list(examples.notes)
         encoded = self._encode(replace(examples, labels=None))

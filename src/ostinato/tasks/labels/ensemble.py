@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ostinato.tasks.labels.inputs import Labelled
 from ostinato.types import Batch, LossOutput
 
 
@@ -56,4 +57,28 @@ def chunks(order: NDArray[np.int64], lengths: NDArray[np.int64]) -> list[NDArray
         size = int(np.clip((1 << 16) // longest, 1, 256))
         result.append(order[first : first + size])
         first += size
+    return result
+
+
+@torch.no_grad()
+def held_out_probabilities(
+    network: Ensemble, encoded: Labelled, shares: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(N, K), not calibrated: the mean over the members; of folded examples what that member says which has
+    not learned from them; of empty ones the `shares` (K,) of the classes."""
+    was_training = network.training
+    network.eval()
+    device = next(network.parameters()).device
+    result = np.empty((len(encoded), len(shares)))
+    lengths = encoded.lengths
+    order = np.argsort(lengths, kind="stable")
+    for rows in chunks(order, lengths):
+        batch = encoded.whole_batch(rows).to(device)
+        each = torch.softmax(network(batch).double(), dim=2).cpu().numpy()
+        if encoded.folds is None:
+            result[rows] = each.mean(axis=0)
+        else:
+            result[rows] = each[encoded.folds[rows], np.arange(len(rows))]
+    result[lengths == 0] = shares
+    network.train(was_training)
     return result

@@ -53,6 +53,8 @@ class LabelEstimator(Estimator):
     kind: ClassVar[str]
     _inputs: ClassVar[tuple[str, ...]]
     """Kinds of examples that the estimator learns from."""
+    _others: ClassVar[str] = ""
+    """Where other kinds belong."""
     _cells: ClassVar[tuple[str, ...]] = tuple(CELLS)
     """Names of cells that a stored run may have."""
 
@@ -260,9 +262,8 @@ class LabelEstimator(Estimator):
 
     def _final_scores(self, checked: Examples, checks: Encoded, test: Examples | None) -> dict[str, Any]:
         scores = {"part": "validation", **self._scores(checked, checks)}
-        if test is None:
-            return scores
-        return {"part": "test", **self._scores(test, self._encode(test), self.notes_), "validation": scores}
+        more = {} if test is None else self._scores(test, self._encode(test), self.notes_)
+        return {"part": "test", **more, "validation": scores} if more else scores
 
     def _forget(self) -> None:
         for name in [name for name in vars(self) if name.endswith("_") and not name.startswith("_")]:
@@ -293,7 +294,7 @@ class LabelEstimator(Estimator):
         if examples.kind not in self._inputs:
             raise InputError(
                 f"{name}: {type(self).__name__} learns from {' or '.join(self._inputs)}, found "
-                f"{examples.kind} in {examples.source or 'the data'}"
+                f"{examples.kind} in {examples.source or 'the data'}{self._others}"
             )
         if not len(examples):
             raise InputError(f"{name}: no example in {examples.source or 'the data'}")

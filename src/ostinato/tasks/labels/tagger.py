@@ -59,6 +59,7 @@ class Tagger(LabelEstimator):
 
     kind: ClassVar[str] = "tagger"
     _inputs: ClassVar[tuple[str, ...]] = ("tokens", "text")
+    _others: ClassVar[str] = "; a class for each is learned by a Classifier (ostinato train classify)"
 
     joint: bool | None = None
     """Learn the label of each sentence beside its tags; None: where the examples have both."""
