@@ -96,6 +96,28 @@ def test_a_column_that_the_tagger_needs_is_missed(call, tagged, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_json_lines_keep_their_other_values(call, tmp_path):
+    rows = [
+        {"id": i, "words": words, "ner": tags, "intent": words[0], "from": {"é": i}}
+        for i in range(15)
+        for words, tags in ((["stop"], ["O"]), (["play", "jazz"], ["O", "B-genre"]))
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = ("--token", "words", "--set", "tags=ner", "--label", "intent")
+    code, _, errors = call(
+        "train", "tag", tmp_path / "a.jsonl", *columns, *SMALL, "--out", tmp_path / "run", "--json"
+    )
+    assert code == 0, errors
+    bare = [{name: row[name] for name in ("id", "words", "from")} for row in rows]
+    (tmp_path / "b.jsonl").write_text("\n".join(json.dumps(row) for row in bare) + "\n\n")
+    code, text, errors = call("predict", tmp_path / "run", tmp_path / "b.jsonl")
+    assert code == 0, errors
+    said = [json.loads(line) for line in text.splitlines()]
+    assert [list(one) for one in said] == [["id", "words", "from", "probability", "ner", "intent"]] * 30
+    assert [{name: one[name] for name in bare[0]} for one in said] == bare
+    assert all(len(one["ner"]) == len(one["words"]) for one in said)
+
+
 def test_tags_are_not_taken_for_the_column_before_them(call, tagged, tmp_path):
     rows = [line.split(" ") for line in CONLL.split("\n")]
     (tmp_path / "two.txt").write_text("\n".join(" ".join(row[::2]) for row in rows))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -229,4 +229,4 @@ def _length(value: Any) -> int:
 
 
 def _is_word_list(value: Any, n_tokens: int) -> bool:
-    return not isinstance(value, str) and _length(value) == n_tokens > 0
+    return not isinstance(value, str | Mapping) and _length(value) == n_tokens > 0

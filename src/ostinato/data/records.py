@@ -62,6 +62,20 @@ def read_json_lines(path: str | Path, spec: LabelledSpec) -> Examples:
     return collect_file(file, spans, parse, collector, roles.reading(spec))
 
 
+def json_objects(path: str | Path, spec: LabelledSpec) -> Iterator[dict[str, Any]]:
+    """The objects of a file as `read_json_lines` reads it where labels are not needed: one for each example.
+
+    Raises:
+        DataError: as `read_json_lines`.
+    """
+    file = TextFile(path, encoding=spec.encoding, large_bytes=spec.large_bytes)
+    if file.data[file.first : file.first + 4096].lstrip()[:1] == b"[":
+        yield from _json(file, file.text(Span(file.first, len(file.data), 1)), 1)
+        return
+    for span in full_lines(file, Findings()):
+        yield json_object(file, span, Findings())
+
+
 class Header:
     """The names of a file's columns, for messages; `hint` is a cure for columns that cannot be found."""
 

@@ -125,6 +125,24 @@ def test_classes_keep_their_type():
     assert both.classes_.tolist() == ["bad", "good"]
 
 
+def test_letters_that_training_did_not_have_are_counted():
+    x, y, _, _ = of_kind("letters")
+    made = Classifier(**SMALL, members=1).fit(x, y, letters=True)
+    made.predict(["ACGTNNA", "nxacgt"])
+    assert made.notes_ == ["4 letters are none that the training part had: 'N' (3), 'X' (1)"]
+
+
+def test_other_files_may_be_written_otherwise(tmp_path):
+    x, y = texts(30)
+    made = Classifier(**SMALL, members=1).fit(x, y)
+    (tmp_path / "new.txt").write_bytes("caf\xe9 noir\n".encode("latin-1"))
+    with pytest.raises(DataError, match="not UTF-8"):
+        made.predict(tmp_path / "new.txt")
+    assert len(made.read_with(encoding="latin-1").predict(tmp_path / "new.txt")) == 1
+    with pytest.raises(InputError, match="no option 'encodng'; did you mean 'encoding'"):
+        made.read_with(encodng="latin-1")
+
+
 def test_a_share_to_hold_out_is_of_one_network():
     x, y = arrays(60)
     made = Classifier(**SMALL, held_out=0.4).fit(x, y)

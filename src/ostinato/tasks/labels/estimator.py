@@ -15,12 +15,13 @@ import torch
 from torch import nn
 
 from ostinato.data.examples import Examples
+from ostinato.data.labelled_spec import LabelledSpec
 from ostinato.errors import InputError
 from ostinato.layers.arguments import check_sizes
 from ostinato.models.encoder import CELLS, check_cell
 from ostinato.tasks.base import Estimator
 from ostinato.tasks.labels import fingerprint, storage
-from ostinato.tasks.labels.fitting import Training
+from ostinato.tasks.labels.fitting import Training, training_settings
 from ostinato.tasks.labels.reading import read_examples, reading_of
 from ostinato.tasks.labels.splitting import Encoded, Held, Rows, hold_out
 from ostinato.training.distributed import find_device, is_first_process
@@ -28,8 +29,6 @@ from ostinato.training.history import History
 from ostinato.training.randomness import kept_randomness
 from ostinato.training.run_folder import RunFolder, is_committed
 from ostinato.training.settings import TrainingSettings
-
-VALIDATIONS = 20  # about so many in a run of few batches, where one a pass would cost as much as learning
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -216,7 +215,9 @@ class LabelEstimator(Estimator):
             self.network_,
             inputs,
             s.batch_size,
-            lambda budget_s, epochs: self._training_settings(budget_s, epochs, steps_per_epoch),
+            lambda budget_s, epochs: training_settings(
+                s, self._optimizer(), budget_s, epochs, steps_per_epoch
+            ),
             lambda: self._validate(checks),
             len(checks),
             n_tests,
@@ -225,32 +226,6 @@ class LabelEstimator(Estimator):
             s.progress,
         )
         return training.run(lambda: self._left_s(started_s), folder=folder, resume=resume)
-
-    def _training_settings(
-        self, budget_s: float | None, epochs: int | None, steps_per_epoch: int
-    ) -> TrainingSettings:
-        """Of the loop, from the parameters with every choice made; `epochs` are fewer where time is short."""
-        s = self.settings_
-        assert s.epochs is not None
-        assert s.learning_rate is not None
-        assert s.weight_decay is not None
-        return TrainingSettings(
-            epochs=min(s.epochs, epochs or s.epochs),
-            max_time_s=budget_s,
-            patience_validations=s.patience,
-            **self._optimizer(),
-            learning_rate=s.learning_rate,
-            weight_decay=s.weight_decay,
-            schedule="cosine",
-            final_factor=0.02,
-            warmup_steps=min(100, max(1, s.epochs * steps_per_epoch // 20)),
-            averaging="ema",
-            averaging_decay=0.99 if s.epochs * steps_per_epoch < 2000 else 0.999,
-            validate_every_epochs=max(1, min(s.epochs // VALIDATIONS, 200 // max(steps_per_epoch, 1))),
-            monitor="selection",
-            mode="max",
-            seed=s.seed,
-        )
 
     def _optimizer(self) -> dict[str, Any]:
         return {"optimizer": "adamw"}
@@ -283,6 +258,20 @@ class LabelEstimator(Estimator):
         examples = self._given(data, y, "data")
         self.notes_ = list(examples.notes)
         return self._scores(examples, self._encode(examples), self.notes_)
+
+    def read_with(self, **options: Any) -> Self:
+        """Have `evaluate` and `predict` read files otherwise than the training file was read.
+
+        Args:
+            options: fields of `ostinato.data.labelled.LabelledSpec`, such as `encoding="latin-1"`.
+
+        Raises:
+            InputError: an unknown option.
+        """
+        self._require_fitted("network_")
+        LabelledSpec().with_options(options)
+        self.reading_ = {**self.reading_, **options}
+        return self
 
     def _given(self, data: Any, y: Any = None, name: str | None = None) -> Examples:
         """Data read as in `fit`; with answers, checked as in `fit`, where `name` is given."""

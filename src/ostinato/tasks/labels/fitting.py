@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +19,42 @@ from ostinato.training.loop import train
 from ostinato.training.randomness import kept_randomness
 from ostinato.training.settings import TrainingSettings
 
+VALIDATIONS = 20  # about so many in a run of few batches, where one a pass would cost as much as learning
 LEAST_S = 0.5
 STEP_FACTOR = 1.25  # of what the optimizer, averaging and the loop add to forward and backward
 FILES_S = 0.3  # what the files of a run take, beyond their size
 BYTES_PER_S = 100e6
+
+
+def training_settings(
+    chosen: Any, optimizer: Mapping[str, Any], budget_s: float | None, epochs: int | None, steps: int
+) -> TrainingSettings:
+    """Of the loop.
+
+    Args:
+        chosen: parameters of a `LabelEstimator` with every choice made.
+        optimizer: which, with what is its own.
+        budget_s, epochs: of training; fewer passes than chosen where time is short.
+        steps: of a pass.
+    """
+    total = chosen.epochs * steps
+    return TrainingSettings(
+        epochs=min(chosen.epochs, epochs or chosen.epochs),
+        max_time_s=budget_s,
+        patience_validations=chosen.patience,
+        **optimizer,
+        learning_rate=chosen.learning_rate,
+        weight_decay=chosen.weight_decay,
+        schedule="cosine",
+        final_factor=0.02,
+        warmup_steps=min(100, max(1, total // 20)),
+        averaging="ema",
+        averaging_decay=0.99 if total < 2000 else 0.999,
+        validate_every_epochs=max(1, min(chosen.epochs // VALIDATIONS, 200 // max(steps, 1))),
+        monitor="selection",
+        mode="max",
+        seed=chosen.seed,
+    )
 
 
 @dataclass(frozen=True)

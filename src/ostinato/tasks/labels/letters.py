@@ -19,6 +19,7 @@ from ostinato.models.letter_classifier import LetterClassifier
 from ostinato.models.wide import WideAndDeep
 from ostinato.tasks.labels.inputs import how_many
 from ostinato.tasks.labels.linear_rows import encode_ngrams, fit_ngrams
+from ostinato.tasks.labels.scores import NAMED
 from ostinato.tasks.labels.texts import RARE_TEXTS, EncodedTexts
 from ostinato.types import Batch
 
@@ -97,7 +98,18 @@ class LetterInputs:
 
     def encode(self, inputs: Sequence[str]) -> EncodedTexts:
         """Ready for batches."""
-        return EncodedTexts(EncodedLetters(self.alphabet, inputs), encode_ngrams(self.ngrams, inputs))
+        unknown: Counter[str] = Counter()
+        for one in inputs:
+            for letter in set(one.upper()).difference(self.alphabet):
+                unknown[letter] += one.upper().count(letter)
+        notes = []
+        if unknown:
+            named = ", ".join(f"{letter!r} ({n})" for letter, n in unknown.most_common(NAMED))
+            notes = [
+                f"{sum(unknown.values())} letters are none that the training part had: {named}"
+                + (f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else "")
+            ]
+        return EncodedTexts(EncodedLetters(self.alphabet, inputs), encode_ngrams(self.ngrams, inputs), notes)
 
     def build(self, output_size: int, settings: Any) -> nn.Module:
         """A `LetterClassifier`, with a linear model over n-grams beside it."""

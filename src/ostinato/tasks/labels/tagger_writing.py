@@ -14,6 +14,7 @@ from ostinato.data.files import open_binary
 from ostinato.data.labelled import tagged_lines
 from ostinato.data.labelled_format import find_format
 from ostinato.data.labelled_spec import LabelledSpec
+from ostinato.data.records import json_objects
 
 SAMPLE_LINES = 200
 
@@ -24,7 +25,8 @@ class Annotation:
 
     Attributes:
         text: the file with the tags in the place of its own; CoNLL and CoNLL-U stay as they were otherwise.
-            For a folder of slots the label and the tags of each line; for other forms JSON lines.
+            For a folder of slots the label and the tags of each line. JSON lines keep their other values; all
+            other forms become JSON lines.
         values: for each sentence its tokens and tags, and where there are labels the label and its
             probability.
         files: the files of a folder of slots by name; empty where the result is one file.
@@ -64,8 +66,27 @@ def annotate(
         files["label"] = "".join(f"{label}\n" for label in labels)
         pairs = zip(labels, tags, strict=True)
         return Annotation("".join(f"{label}\t{' '.join(row)}\n" for label, row in pairs), values, files)
+    if form == "jsonl":
+        spec = LabelledSpec().with_options({**reading, "needs_labels": False})
+        records = zip(json_objects(data, spec), values, strict=True)
+        values = [_completed(record, value, reading) for record, value in records]
     lines = (json.dumps(value, ensure_ascii=False) + "\n" for value in values)
     return Annotation("".join(lines), values)
+
+
+def _completed(
+    record: Mapping[str, Any], said: Mapping[str, Any], reading: Mapping[str, Any]
+) -> dict[str, Any]:
+    """An object of the file with what was said of it, under the names that training had for it."""
+    text = reading.get("text")
+    answers = dict(said)
+    if not isinstance(text, str) or isinstance(record.get(text), list):
+        del answers["tokens"]  # they stand there already
+    for role in ("tags", "label"):
+        name = reading.get(role)
+        if role in answers and isinstance(name, str):
+            answers[name] = answers.pop(role)
+    return {**record, **answers}
 
 
 def _form(path: Path, reading: Mapping[str, Any]) -> str:
