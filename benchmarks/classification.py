@@ -29,7 +29,7 @@ from ostinato.data.examples import Examples
 from ostinato.data.labelled import read_labelled
 
 SETS = ("trec", "sms", "splice", "japanese", "basic", "utkinect")
-# What issue 4 asks for, in percent, and seconds of training where it names a time.
+# The least accuracy aimed at, in percent.
 GOALS = {"trec": 90.0, "sms": 98.3, "splice": 95.0, "japanese": 97.0, "basic": 97.0, "utkinect": 85.0}
 FOLDS = 10
 Parts = tuple[Examples, Examples]
@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=os.environ.get("OSTINATO_DATA"))
     parser.add_argument("--set", default="all", choices=(*SETS, "all"))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--max-time", type=float, help="of one fit, in seconds; for splice of all folds")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", type=Path)
@@ -54,7 +55,7 @@ def main() -> None:
     results: dict[str, list[dict[str, Any]]] = {}
     for name in SETS if given.set == "all" else (given.set,):
         results[name] = []
-        for seed in range(given.seeds):
+        for seed in range(given.first_seed, given.first_seed + given.seeds):
             results[name].append(measure(name, Path(given.data), seed, given.max_time))
             report(f"{name}, seed {seed}", results[name][-1:])
             if given.json:
