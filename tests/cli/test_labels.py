@@ -221,6 +221,18 @@ def test_signals_are_named_in_the_answers(call, tmp_path):
     assert [row["who"] for row in rows] == ["new0", "new1", "new2"]
 
 
+def test_a_file_may_have_another_encoding_than_the_training_file(call, classified, tagged, tmp_path):
+    (tmp_path / "new.tsv").write_bytes(TSV.replace("prize", "caf\xe9").encode("latin-1"))
+    code, _, errors = call("evaluate", classified / "run", tmp_path / "new.tsv")
+    assert (code, "--encoding latin-1" in errors) == (2, True)
+    for name in ("evaluate", "predict"):
+        code, _, errors = call(name, classified / "run", tmp_path / "new.tsv", "--encoding", "latin-1")
+        assert code == 0, errors
+    (tmp_path / "new.txt").write_bytes(CONLL.replace("cat", "caf\xe9").encode("latin-1"))
+    code, text, _ = call("predict", tagged / "run", tmp_path / "new.txt", "--encoding", "latin-1")
+    assert (code, "caf\xe9" in text) == (0, True)
+
+
 @pytest.mark.parametrize("option", [("--windows", "last"), ("--in-sample",), ("--future", "x.csv")])
 def test_options_of_forecasts_are_refused(call, tagged, option):
     code, text, errors = call("evaluate", tagged / "run", tagged / "chunks.txt", *option)

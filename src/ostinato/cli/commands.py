@@ -15,7 +15,6 @@ from ostinato.cli.benchmarks import bench_app
 from ostinato.cli.failures import command
 from ostinato.cli.labels import add_label_commands
 from ostinato.cli.language import add_language_commands
-from ostinato.cli.language import add_language_commands
 from ostinato.cli.options import (
     Cell,
     Config,
@@ -46,7 +45,8 @@ from ostinato.errors import InputError
 
 class _InOrderOfUse(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
-        return sorted(super().list_commands(ctx), key=["train", "evaluate", "predict", "generate", "demo", "bench"].index)
+        order = ["train", "evaluate", "predict", "generate", "demo", "bench"]
+        return sorted(super().list_commands(ctx), key=order.index)
 
 
 app = typer.Typer(
@@ -67,6 +67,9 @@ AnyData = Annotated[Path, typer.Argument(help="File in the form that was trained
 Future = Annotated[
     Path | None,
     typer.Option(help="Of forecasts: file with the --known columns after the last target.", metavar="FILE"),
+]
+OtherEncoding = Annotated[
+    str | None, file_option("Of labelled text; that of the training file otherwise.", "NAME")
 ]
 
 
@@ -157,7 +160,6 @@ def train_forecast(  # noqa: PLR0913 - one parameter per option is Typer's way
 
 add_label_commands(train_app)
 add_language_commands(app, train_app)
-add_language_commands(app, train_app)
 add_translate_command(train_app)
 
 
@@ -181,6 +183,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option is Typer's way
         bool, typer.Option("--in-sample", help="Of forecasts: also score windows that were trained on.")
     ] = False,
     future: Future = None,
+    encoding: OtherEncoding = None,
     beam: Beam = None,
     seed: Seed = None,
     device: Device = None,
@@ -190,7 +193,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option is Typer's way
     """Score a run on a file, beside the baselines; a file of series may reach beyond the training file."""
     options = {
         "windows": windows, "in_sample": in_sample or None, "future": future, "targets": targets,
-        "beam": beam,
+        "beam": beam, "encoding": encoding,
     }  # fmt: skip
     with output.only_results_on_stdout():
         result, notes = estimators.evaluate(run, data, options, seed=seed, device=device)
@@ -203,7 +206,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option is Typer's way
 
 @app.command(no_args_is_help=True)
 @command
-def predict(
+def predict(  # noqa: PLR0913 - one parameter per option is Typer's way
     run: Run,
     data: AnyData,
     *,
@@ -212,6 +215,7 @@ def predict(
         typer.Option(help="Where the result goes; standard output otherwise.", metavar="FILE"),
     ] = None,
     future: Future = None,
+    encoding: OtherEncoding = None,
     beam: Beam = None,
     attention: Annotated[
         bool,
@@ -233,7 +237,7 @@ def predict(
     .jsonl). Of sentences the tags, in the form of the file. Of translations and summaries a line for each
     source (.jsonl: source, target and score).
     """
-    options = {"future": future, "beam": beam, "attention": attention or None}
+    options = {"future": future, "beam": beam, "attention": attention or None, "encoding": encoding}
     with output.only_results_on_stdout():
         result, notes = estimators.predict(run, data, out, options, seed=seed, device=device)
     output.print_notes(notes, quiet)

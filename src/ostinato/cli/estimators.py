@@ -30,10 +30,16 @@ DEMOS: dict[str, tuple[str, dict[str, Any]]] = {
 NEEDED = ("target",)  # only a table in memory names its own
 # kinds of runs that answer about a file -> what `evaluate` and `predict` may be told besides
 ANSWERS: dict[str, tuple[str, ...]] = {
-    "forecast": ("windows", "in_sample", "future"), "classifier": (), "tagger": (), "language": (),
+    "forecast": ("windows", "in_sample", "future"), "classifier": ("encoding",), "tagger": ("encoding",),
+    "language": (),
     "translator": ("targets", "beam", "attention"), "summarizer": ("targets", "beam", "attention"),
 }  # fmt: skip
-ABOUT = {"forecast": "forecasts", "translator": "translations", "summarizer": "translations"}
+ABOUT = {
+    "forecast": "forecasts",
+    "classifier": "files of labelled sequences",
+    "translator": "translations",
+    "summarizer": "translations",
+}
 REPORT_S = 8.0  # at most, for report and pictures
 # arguments of `fit` that are not settings: the data, where the run goes, and how it is shown
 NOT_SETTINGS = ("data", "future", "out", "resume", "progress", "started_s")
@@ -180,7 +186,8 @@ def evaluate(
         InputError: an option that is not about this kind of run.
     """
     _, given = _checked_kind(run, options)
-    estimator = _load(run, seed=seed, device=device, beam=given.pop("beam", None))
+    own = {name: given.pop(name, None) for name in ("beam", "encoding")}
+    estimator = _load(run, seed=seed, device=device, **own)
     scores = estimator.evaluate(data, **given)
     return scores, [str(note) for note in estimator.notes_]
 
@@ -202,22 +209,17 @@ def predict(
             f"{run}: holds a language model; `ostinato generate` has it go on from a prompt, and `ostinato "
             "evaluate` tells how probable it finds a text"
         )
-    if kind == "language":
-        raise InputError(
-            f"{run}: holds a language model; `ostinato generate` has it go on from a prompt, and `ostinato "
-            "evaluate` tells how probable it finds a text"
-        )
     if kind == "forecast":
         output.check_table_name(out, (".csv", ".parquet"))
         estimator = _load(run, seed=seed, device=device)
         result = output.Table("forecast", output.to_columns(estimator.predict(data, **given)))
     elif kind == "classifier":
         output.check_table_name(out)
-        estimator = _load(run, seed=seed, device=device)
+        estimator = _load(run, seed=seed, device=device, **given)
         result = output.Table("labels", estimator.answers(data))
     elif kind == "tagger":
         output.check_folder_of(out)
-        estimator = _load(run, seed=seed, device=device)
+        estimator = _load(run, seed=seed, device=device, **given)
         said = estimator.annotate(data)
         result = output.Lines("sentences", said.text, said.values, said.files)
     else:
@@ -279,25 +281,12 @@ def language_model(run: Path, *, device: str | None) -> Any:
     return _load(run, device=device)
 
 
-def language_model(run: Path, *, device: str | None) -> Any:
-    """The language model of a run.
-
-    Raises:
-        InputError: the run holds something else.
-    """
-    from ostinato.training.run_folder import RunFolder
-
-    kind = RunFolder.open(run).kind
-    if kind != "language":
-        raise InputError(f"{run}: holds a {kind!r}; text comes from a run of `ostinato train language`")
-    return _load(run, device=device)
-
-
-def _load(run: Path, **parameters: Any) -> Any:
+def _load(run: Path, *, encoding: str | None = None, **parameters: Any) -> Any:
     from ostinato.tasks import load
 
     given = {name: value for name, value in parameters.items() if value is not None}
-    return load(run).set_params(**given)
+    estimator = load(run).set_params(**given)
+    return estimator if encoding is None else estimator.read_with(encoding=encoding)
 
 
 def settings_class(estimator: Any) -> type:
