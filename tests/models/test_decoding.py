@@ -66,6 +66,7 @@ def allowed_next(t: int, V: int, row: int, prefix: list[int], rules: Rules) -> s
     allowed = set(range(V))
     if t < int(torch.as_tensor(rules.min_length).expand(3)[row]):
         allowed.discard(END)
+    allowed -= set(rules.forbidden)
     n = rules.no_repeat_ngram
     if n:
         seen = {tuple(prefix[i : i + n]) for i in range(len(prefix) - n + 1)}
@@ -131,6 +132,7 @@ CASES: dict[str, dict[str, Any]] = {
     "no token twice": {"rules": Rules(no_repeat_ngram=1)},
     "no pair twice": {"rules": Rules(no_repeat_ngram=2), "length_penalty": LengthPenalty(2.0)},
     "constraint": {"rules": Rules(constraints=[even_only])},
+    "forbidden": {"rules": Rules(forbidden=[3, 0])},
     "prefix": {"rules": Rules(prefix=[[2, 3], [], [0]]), "length_penalty": LengthPenalty(1.0)},
     "min length": {"rules": Rules(min_length=torch.tensor([0, 2, 4]))},
     "fusion": {"rules": Rules(fusion=second_model(0.6))},
@@ -537,6 +539,7 @@ WRONG: dict[str, tuple[Callable[..., Any], dict[str, Any], str]] = {
     "negative end": (greedy, {"end": -1}, "end must be"),
     "prefix rows": (greedy, {"rules": Rules(prefix=[[1], [2]])}, "a list of tokens for each of 3"),
     "prefix token": (greedy, {"rules": Rules(prefix=[[9], [], []])}, "prefix has token 9"),
+    "forbidden token": (greedy, {"rules": Rules(forbidden=[1, 4])}, "forbidden has token 4"),
     "prefix end": (greedy, {"rules": Rules(prefix=[[1], [], []])}, "no end token"),
     "temperature": (sample, {"temperature": -1}, "temperature must be 0"),
     "nan temperature": (sample, {"temperature": math.nan}, "temperature must be 0"),
@@ -578,6 +581,7 @@ def test_wrong_shapes_are_refused() -> None:
         lambda: CoveragePenalty(-1.0),
         lambda: CoveragePenalty(1.0, "covered"),
         lambda: Rules(no_repeat_ngram=-1),
+        lambda: Rules(forbidden=[-1]),
     ):
         with pytest.raises(InputError):
             make()

@@ -46,6 +46,7 @@ class Rules:
 
     Attributes:
         min_length: tokens before `end` may come; a number, or (B,).
+        forbidden: tokens that never come, such as the unknown one.
         prefix: for each row the tokens that it must begin with (not the start token); none: [].
         constraints: functions `(prefix (N, t) int64, rows (N,)) -> (N, V) bool`, True where a token may come
             next. `prefix` is what was chosen so far, without the start token.
@@ -57,6 +58,7 @@ class Rules:
     """
 
     min_length: int | Tensor = 0
+    forbidden: Sequence[int] = ()
     prefix: Sequence[Sequence[int]] | None = None
     constraints: Sequence[Constraint] = ()
     no_repeat_ngram: int = 0
@@ -65,6 +67,8 @@ class Rules:
     def __post_init__(self) -> None:
         if self.no_repeat_ngram < 0:
             raise InputError(f"Rules: no_repeat_ngram must be 0 or more, found {self.no_repeat_ngram}")
+        if any(token < 0 for token in self.forbidden):
+            raise InputError(f"Rules: forbidden must have tokens of the vocabulary, found {self.forbidden}")
 
 
 class Scored(NamedTuple):
@@ -115,11 +119,17 @@ class Scorer:
         if self._longest_minimum and end is None:
             raise InputError(f"{where}: min_length without an end token has no effect; give end")
         self._min_lengths = min_lengths
+        self._forbidden = torch.tensor(rules.forbidden, dtype=torch.int64, device=device)
         self._forced = _forced(where, rules.prefix, B, end, device)
         self.longest = int(self.max_lengths.max())
         self.is_even = bool((self.max_lengths == self.longest).all())
         self.needs_prefix = bool(rules.constraints) or rules.no_repeat_ngram > 0
-        self.may_forbid = self.needs_prefix or bool(self._longest_minimum) or self._forced is not None
+        self.may_forbid = (
+            self.needs_prefix
+            or self._longest_minimum > 0
+            or self._forced is not None
+            or len(self._forbidden) > 0
+        )
         self.only_falls = rules.fusion is None or rules.fusion.weight >= 0
 
     def initial(self, state: Any, B: int) -> Any:
@@ -184,13 +194,16 @@ class Scorer:
     def _check_tokens(self, V: int) -> None:
         if self.end is not None and self.end >= V:
             raise InputError(f"{self._where}: end is {self.end}, but step knows {V} tokens")
-        if self._forced is not None and int(self._forced.max()) >= V:
-            raise InputError(
-                f"{self._where}: prefix has token {int(self._forced.max())}, but step knows {V} tokens"
-            )
+        for name, tokens in (("prefix", self._forced), ("forbidden", self._forbidden)):
+            if tokens is not None and tokens.numel() and int(tokens.max()) >= V:
+                raise InputError(
+                    f"{self._where}: {name} has token {int(tokens.max())}, but step knows {V} tokens"
+                )
 
     def _restricted(self, t: int, scores: Tensor, rows: Tensor, prefix: Tensor | None) -> Tensor:
         free = scores
+        if len(self._forbidden):
+            scores = scores.index_fill(1, self._forbidden, -torch.inf)
         if self.end is not None and t < self._longest_minimum:
             too_early = self._min_lengths[rows] > t
             scores = scores.clone()
