@@ -1,0 +1,147 @@
+"""The commands of translation, from files to runs, scores and answers."""
+
+import json
+import random
+
+import pytest
+
+from ostinato.cli import commands
+from ostinato.cli.translate import repeat_parts
+
+SMALL = ("--hidden", "8", "--epochs", "2", "--seed", "1", "--quiet", "--set", "unit=word")
+DRAW = random.Random(3)
+LETTERS = [" ".join(DRAW.choice("abcdefgh") for _ in range(DRAW.randint(2, 6))) for _ in range(60)]
+OTHERS = [line.upper() for line in LETTERS]
+
+
+@pytest.fixture
+def call(capsys):
+    """Run the command in this process: (exit code, standard output, standard error)."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            commands.app([str(argument) for argument in arguments])
+        text, errors = capsys.readouterr()
+        return ended.value.code, text, errors
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with two aligned files, a file of pairs, and the run that was trained on the files."""
+    folder = tmp_path_factory.mktemp("translate")
+    (folder / "a").write_text("".join(f"{line}\n" for line in LETTERS))
+    (folder / "b").write_text("".join(f"{line}\n" for line in OTHERS))
+    rows = zip(LETTERS, OTHERS, strict=True)
+    (folder / "p.tsv").write_text("".join(f"{one}\t{other}\n" for one, other in rows))
+    valid = ("--valid", folder / "a", folder / "b", "--test", folder / "p.tsv")
+    arguments = ["train", "translate", folder / "a", folder / "b", *valid, *SMALL, "--out", folder / "run"]
+    with pytest.raises(SystemExit, match="0"):
+        commands.app([str(argument) for argument in arguments])
+    return folder
+
+
+def test_two_files_are_scored_and_answered(call, trained, tmp_path):
+    run = trained / "run"
+    for data in ((trained / "a", trained / "b"), (trained / "p.tsv",)):
+        code, text, errors = call("evaluate", run, *data, "--json", "--beam", "2")
+        assert code == 0, errors
+        scores = json.loads(text)
+        assert set(scores) == {"model", "baselines"}
+        assert set(scores["model"]["lstm"]) == {"bleu", "chrf", "rouge_l", "exact_match", "token_error_rate"}
+        assert {"copy_source", "word_table"} == set(scores["baselines"])
+    (tmp_path / "in.txt").write_text("a b\n\nc d e\n")
+    code, text, errors = call("predict", run, tmp_path / "in.txt", "--out", tmp_path / "said.txt")
+    assert (code, text) == (0, f"3 rows: {tmp_path / 'said.txt'}\n")
+    assert "1 empty sources" in errors
+    lines = (tmp_path / "said.txt").read_text().split("\n")
+    assert len(lines) == 4
+    assert lines[1] == lines[3] == ""
+    code, text, _ = call("predict", run, tmp_path / "in.txt", "--json")
+    answers = json.loads(text)["translations"]
+    assert [answer["source"] for answer in answers] == ["a b", "", "c d e"]
+    assert [answer["target"] for answer in answers] == lines[:3]
+
+
+def test_attention_is_written_and_drawn(call, trained, tmp_path):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "in.txt").write_text("a b c\nd e\n")
+    out = tmp_path / "said.jsonl"
+    code, _, errors = call(
+        "predict", trained / "run", tmp_path / "in.txt", "--out", out, "--attention", "--beam", "3"
+    )
+    assert code == 0, errors
+    said = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [one["source"] for one in said] == ["a b c", "d e"]
+    seen = json.loads((tmp_path / "said.attention.json").read_text())
+    for one in seen:
+        assert len(one["weights"]) == len(one["target"])
+        assert all(sum(row) == pytest.approx(1, abs=1e-4) for row in one["weights"])
+    assert (tmp_path / "said.attention.html").exists() == any(one["target"] for one in seen)
+    code, _, errors = call("predict", trained / "run", tmp_path / "in.txt", "--attention")
+    assert code == 2
+    assert "--out FILE" in errors
+
+
+def test_pairs_and_tables_are_learned_from(call, trained, tmp_path):
+    code, text, errors = call(
+        "train", "translate", trained / "p.tsv", *SMALL, "--out", tmp_path / "run", "--json"
+    )
+    assert code == 0, errors
+    assert json.loads(text)["part"] == "validation"
+    table = tmp_path / "rows.jsonl"
+    rows = zip(LETTERS, OTHERS, strict=True)
+    table.write_text("".join(json.dumps({"x": one, "y": other}) + "\n" for one, other in rows))
+    columns = ("--source", "x", "--target", "y")
+    code, _, errors = call("train", "translate", table, *columns, *SMALL, "--copy", "--out", tmp_path / "sum")
+    assert code == 0, errors
+    code, text, errors = call("predict", tmp_path / "sum", table, "--json")
+    assert code == 0, errors
+    assert len(json.loads(text)["translations"]) == 60
+    code, text, _ = call("evaluate", tmp_path / "sum", table, "--json")
+    assert code == 0
+    assert "lstm" in json.loads(text)["model"]
+
+
+def test_mistakes_are_told_with_their_place(call, trained, tmp_path):
+    (tmp_path / "short").write_text("a\nb\n")
+    out = ("--out", tmp_path / "run")
+    code, _, errors = call("train", "translate", trained / "a", tmp_path / "short", *SMALL, *out)
+    assert code == 2
+    assert "has 60 lines" in errors
+    assert "has 2" in errors
+    code, _, errors = call("train", "translate", trained / "a", *SMALL, *out)
+    assert code == 2
+    assert "line 1: expected source, a tab and target" in errors
+    (tmp_path / "binary").write_bytes(bytes(range(256)))
+    code, _, errors = call("train", "translate", tmp_path / "binary", *SMALL, *out)
+    assert code == 2
+    assert "binary" in errors
+    code, _, errors = call("evaluate", trained / "run", trained / "p.tsv", "--windows", "last")
+    assert code == 2
+    assert "--windows is about forecasts" in errors
+    assert not (tmp_path / "run").exists()
+
+
+def test_parts_take_two_files_where_training_does():
+    flags = ("--json", "-q")
+
+    def repeated(text):
+        return " ".join(repeat_parts(text.split(), flags))
+
+    assert repeated("A B --valid C D --out R") == "A B --valid C --valid D --out R"
+    assert repeated("--test E F --valid C D A B") == "--test E --test F --valid C --valid D A B"
+    assert repeated("A --json B --valid C D") == "A --json B --valid C --valid D"
+    for same in (
+        "P --valid V",
+        "--valid V P --out R",
+        "A B --valid P",
+        "A B --valid C --valid D",
+        "A B C",
+        "A",
+    ):
+        assert repeated(same) == same
+    assert (
+        repeated("A B --valid P --hidden 8 --test C D -- ") == "A B --valid P --hidden 8 --test C --test D --"
+    )

@@ -1,0 +1,266 @@
+"""`Translator` and `Summarizer` from pairs to answers, scores and run folders."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+import ostinato as ot
+from ostinato.errors import DataError, InputError
+from ostinato.training.run_folder import RunFolder
+
+WORDS = {"ein": "a", "der": "the", "Hund": "dog", "Mann": "man", "läuft": "runs", "schläft": "sleeps"}
+WORDS |= {"roter": "red", "alter": "old", "kleiner": "small", "Vogel": "bird"}
+SMALL = {"hidden_size": 16, "embedding_size": 12, "batch_size": 16, "epochs": 3, "progress": "quiet"}
+
+
+def pairs(n=80, seed=0):
+    draw = random.Random(seed)
+    rows = []
+    for _ in range(n):
+        words = [draw.choice(["ein", "der"]), draw.choice(["roter", "alter", "kleiner"])]
+        words += [draw.choice(["Hund", "Mann", "Vogel"]), draw.choice(["läuft", "schläft"])]
+        rows.append((" ".join(words) + ".", " ".join(WORDS[word] for word in words) + "."))
+    return rows
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """A translator that has learned, its run, and its training pairs."""
+    folder = tmp_path_factory.mktemp("translator")
+    rows = pairs(300)
+    translator = ot.Translator(
+        unit="word", hidden_size=32, embedding_size=24, dropout=0.0, epochs=24, batch_size=16,
+        learning_rate=0.01, held_out=0.2, progress="quiet",
+    )  # fmt: skip
+    translator.fit(rows, test=pairs(20, seed=9), out=folder / "run")
+    return translator, folder / "run", rows
+
+
+def test_a_small_language_is_learned_and_scored_beside_baselines(fitted):
+    translator, _, _ = fitted
+    metrics = translator.metrics_
+    assert metrics["part"] == "test"
+    scores = metrics["model"]["lstm"]
+    assert set(scores) == {"bleu", "chrf", "rouge_l", "exact_match", "token_error_rate"}
+    assert scores["bleu"] > 90
+    assert metrics["baselines"]["copy_source"]["exact_match"] == 0
+    assert metrics["baselines"]["word_table"]["token_error_rate"] == 0
+    assert translator.predict(["der alte Hund schläft.", ""])[1] == ""
+    assert translator.notes_ == ["1 empty sources, answered with nothing"]
+    assert translator.predict(["ein kleiner Vogel läuft."]) == ["a small bird runs."]
+
+
+def test_a_run_folder_gives_the_same_answers(fitted):
+    translator, run, rows = fitted
+    again = ot.load(run)
+    sources = [source for source, _ in rows[:30]]
+    assert again.predict(sources) == translator.predict(sources)
+    assert again.evaluate(rows[:30]) == translator.evaluate(rows[:30])
+    assert again.metrics_ == translator.metrics_
+    assert repr(again) == repr(translator)
+    assert RunFolder.open(run).kind == "translator"
+
+
+def test_each_source_counts_once_and_any_of_its_targets_is_right(fitted):
+    translator, _, _ = fitted
+    source = "ein kleiner Vogel läuft."
+    scores = translator.evaluate([source] * 3, ["something else", "a small bird runs.", "no"])
+    assert scores["model"]["lstm"]["exact_match"] == 1
+    assert "3 pairs have 1 different sources" in translator.notes_[-1]
+
+
+def test_attention_and_beams_are_given_on_request(fitted):
+    translator, _, _ = fitted
+    (one,) = translator.translate(["der rote Mann läuft."], attention=True, beam=2)
+    (piece,) = one.pieces
+    assert piece.weights.shape == (len(piece.target), len(piece.source))
+    with pytest.raises(InputError, match="beam is 0"):
+        translator.predict(["x"], beam=0)
+    long = "der rote Mann läuft. " * 60
+    (one,) = translator.translate([long])
+    assert len(one.pieces) > 1
+    assert translator.notes_[0].startswith("1 sources of more than")
+
+
+def test_a_run_that_was_interrupted_goes_on_as_if_it_was_not(tmp_path, monkeypatch):
+    rows = pairs()
+    whole = ot.Translator(**SMALL, unit="word").fit(rows)
+    from ostinato.training import loop
+
+    steps = 0
+    original = loop._Run._step
+
+    def stopping(run):
+        nonlocal steps
+        steps += 1
+        if steps == 9:
+            raise KeyboardInterrupt
+        return original(run)
+
+    monkeypatch.setattr(loop._Run, "_step", stopping)
+    from ostinato.tasks.translate import estimator as module
+    from ostinato.training.settings import TrainingSettings
+
+    settings = module.training_settings
+
+    def often(chosen, count):
+        return TrainingSettings(**settings(chosen, count).to_mapping() | {"checkpoint_every_steps": 2})
+
+    monkeypatch.setattr(module, "training_settings", often)
+    with pytest.raises(KeyboardInterrupt):
+        ot.Translator(**SMALL, unit="word").fit(rows, out=tmp_path / "run")
+    monkeypatch.setattr(loop._Run, "_step", original)
+    resumed = ot.Translator(**SMALL, unit="word").fit(rows, out=tmp_path / "run", resume=True)
+    for mine, theirs in zip(whole.network_.parameters(), resumed.network_.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    assert resumed.metrics_ == whole.metrics_
+    finished = ot.Translator(**SMALL, unit="word").fit(rows, out=tmp_path / "run", resume=True)
+    assert finished.metrics_ == whole.metrics_
+    with pytest.raises(InputError, match="made with other parameters"):
+        ot.Translator(**{**SMALL, "epochs": 2}, unit="word").fit(rows, out=tmp_path / "run", resume=True)
+
+
+def test_the_same_seed_gives_the_same_network():
+    one, same, other = (ot.Translator(**SMALL, seed=seed).fit(pairs(40)) for seed in (1, 1, 2))
+    first, second, third = (next(t.network_.parameters()) for t in (one, same, other))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, third)
+    assert one.settings_.unit == "bpe,bpe"
+
+
+def test_spelling_to_sounds_has_units_of_its_own():
+    sounds = {"a": "AE1", "b": "B", "t": "T", "c": "K"}
+    draw = random.Random(0)
+    words = ["".join(draw.choice("abtc") for _ in range(draw.randint(2, 5))) for _ in range(120)]
+    t = ot.Translator(**SMALL).fit(words, [" ".join(sounds[c] for c in word) for word in words])
+    assert t.settings_.unit == "char,symbol"
+    assert "sources char" in t.notes_[0]
+    assert set(t.metrics_["baselines"]) == {"copy_source", "letter_table"}
+    assert t.metrics_["baselines"]["letter_table"]["token_error_rate"] == 0
+    assert all(unit in sounds.values() for unit in t.predict(["tab"])[0].split())
+
+
+def test_a_summarizer_copies_words_that_it_does_not_know(tmp_path):
+    draw = random.Random(1)
+    names = ["".join(draw.choice("bdgklmnrst") + draw.choice("aeiou") for _ in range(3)) for _ in range(150)]
+    filler = [
+        "this",
+        "is",
+        "a",
+        "package",
+        "that",
+        "does",
+        "some",
+        "good",
+        "for",
+        "you",
+        "on",
+        "many",
+        "days",
+    ]
+    rows = [
+        {"text": f"{name} {' '.join(draw.sample(filler, 8))}", "title": f"about {name}"} for name in names
+    ]
+    s = ot.Summarizer(**{**SMALL, "epochs": 40}, learning_rate=0.02, dropout=0.0, vocabulary_size=30)
+    s.fit(
+        {"text": [r["text"] for r in rows], "title": [r["title"] for r in rows]},
+        source="text",
+        target="title",
+    )
+    assert s.settings_.copying
+    assert s.settings_.unit == "word,word"
+    assert s.preparation_.shared
+    assert list(s.metrics_["baselines"]) == ["first_8_words", "copy_source"]
+    (said,) = s.predict(["zozaza does this package for you on many days"])
+    assert "zozaza" in said
+    s.save(tmp_path / "run")
+    assert ot.load(tmp_path / "run").predict(["zozaza does this"]) == s.predict(["zozaza does this"])
+    long = "word " * 1000
+    assert len(s.translate([long])[0].pieces[0].source) == s.settings_.max_source_length == 400
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"attention": "none"}, {"attention": "local", "cell": "gru"}, {"copying": True, "shared": True},
+        {"attention": "additive", "coverage": True, "feeding": "output"}, {"num_layers": 2, "cell": "mingru"},
+    ],
+)  # fmt: skip
+def test_options_reach_the_network_and_its_folder(options, tmp_path):
+    t = ot.Translator(**{**SMALL, "epochs": 1}, unit="word", **options).fit(pairs(30))
+    t.save(tmp_path / "run")
+    assert ot.load(tmp_path / "run").predict(["der alter Hund"]) == t.predict(["der alter Hund"])
+    if options.get("attention") == "none":
+        with pytest.raises(InputError, match="this network has none"):
+            t.translate(["der"], attention=True)
+    for name, value in options.items():
+        assert getattr(t.settings_, name) == value
+
+
+def test_a_run_can_start_another(fitted, tmp_path):
+    translator, run, _ = fitted
+    rows = pairs(20, seed=5)
+    on = ot.Translator(init=str(run), epochs=1, learning_rate=1e-4, batch_size=16, progress="quiet").fit(rows)
+    assert on.metrics_["model"]["lstm"]["bleu"] > 90
+    assert on.settings_.hidden_size == 32
+    assert on.preparation_.target_vocabulary == translator.preparation_.target_vocabulary
+    on.save(tmp_path / "run")
+    assert ot.load(tmp_path / "run").predict(["ein roter Hund läuft."]) == ["a red dog runs."]
+    with pytest.raises(InputError, match=r"hidden_size=8: the run in init="):
+        ot.Translator(init=str(run), hidden_size=8).fit(rows)
+    with pytest.raises(InputError, match="nothing"):
+        ot.Translator(init=str(tmp_path / "nothing")).fit(rows)
+
+
+def test_time_is_kept():
+    import time
+
+    started_s = time.monotonic()
+    t = ot.Translator(**{**SMALL, "epochs": 10_000}, max_time_s=3.0).fit(pairs(200))
+    assert time.monotonic() - started_s < 8.0
+    assert t.history_.stopped == "time"
+    assert t.history_["learning_rate"][-1] < 1e-3
+
+
+def test_data_that_cannot_be_learned_from_are_refused(tmp_path):
+    rows = pairs(10)
+    t = ot.Translator(**SMALL)
+    with pytest.raises(InputError, match="data: no pair of the data has text on both sides"):
+        t.fit([("a", ""), ("", "b")])
+    with pytest.raises(InputError, match="valid: no pair"):
+        t.fit(rows, valid=[("a", " ")])
+    (tmp_path / "empty.tsv").write_text("")
+    with pytest.raises(DataError, match="the file is empty"):
+        t.fit(rows, valid=tmp_path / "empty.tsv")
+    with pytest.raises(InputError, match="too few to hold out"):
+        t.fit([("a", "b"), ("a", "c")])
+    with pytest.raises(InputError, match="no pair has at most max_source_length=1"):
+        ot.Translator(**SMALL, max_source_length=1).fit(rows)
+    with pytest.raises(InputError, match="not fitted"):
+        t.predict(["x"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"unit": "letters"}, "word, char, bpe, symbol"), ({"unit": "a,b,c"}, "not known"),
+        ({"attention": "soft"}, "'dot', 'general', 'local', 'none'"), ({"cell": "mamba"}, "mingru"),
+        ({"hidden_size": 7}, "even"), ({"dropout": 1.5}, "dropout"), ({"held_out": 0}, "held_out"),
+        ({"epochs": 0}, "epochs"), ({"beam": 0}, "beam"), ({"length_penalty": -1}, "length_penalty"),
+        ({"attention": "none", "copying": True}, "needs an attention"),
+        ({"no_repeat_ngram": -1}, "no_repeat_ngram"),
+        ({"unit": "char,word", "copying": True}, "same units"),
+    ],
+)  # fmt: skip
+def test_parameters_that_cannot_be_used_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        ot.Translator(**{**SMALL, **options}).fit(pairs(10))
+
+
+def test_long_pairs_are_left_out_and_counted():
+    rows = [*pairs(40), ("Hund " * 100_000, "dog"), ("Hund", "dog " * 300)]
+    t = ot.Translator(**{**SMALL, "epochs": 1}, unit="word", seed=1).fit(rows, valid=pairs(5, seed=3))
+    assert any(note.startswith("2 pairs of the training part with more than 50") for note in t.notes_)
+    assert np.isfinite(t.metrics_["model"]["lstm"]["chrf"])
