@@ -1,0 +1,240 @@
+"""What the Triton kernels run on: a call's tensors in their layouts, and the products before and after the loop.
+
+One direction of a layer, or both at once; arrays of several directions have them as first axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ostinato.errors import InputError
+from ostinato.kernels import reference
+from ostinato.kernels.recurrence import hidden_size
+from ostinato.kernels.task import Arguments, Task
+from ostinato.kernels.triton_plan import Plan, padded_gates
+
+
+class Call(NamedTuple):
+    """One call of ND directions, which share x, mask and resets.
+
+    Attributes:
+        tasks: of each direction; they differ in `is_reverse` only.
+        x: (B, T, D), finite where steps are not real.
+        weights: of each direction, by name, in the dtype of x.
+        state: leaves (ND, B, H) in their own dtypes.
+        initial: the same of the state after a reset, or empty.
+        mask, resets: (B, T) uint8 or None.
+        noise: (ND, T or 1, B, H) factors of h, or None.
+        zoneout: of h and of c: (kind, rate, mask); kinds 0 none, 1 expectation, 2 by mask (ND, T, B, H) uint8.
+    """
+
+    tasks: tuple[Task, ...]
+    x: Tensor
+    weights: list[dict[str, Tensor]]
+    state: list[Tensor]
+    initial: list[Tensor]
+    mask: Tensor | None
+    resets: Tensor | None
+    noise: Tensor | None
+    zoneout: list[tuple[int, float, Tensor | None]]
+
+    @property
+    def task(self) -> Task:
+        """What the directions have in common."""
+        return self.tasks[0]
+
+    @property
+    def H(self) -> int:
+        """Units."""
+        return int(self.weights[0]["weight_hh"].shape[1])
+
+    @property
+    def reverse_bits(self) -> int:
+        """Bit d: direction d goes from the last step to the first."""
+        return sum(task.is_reverse << d for d, task in enumerate(self.tasks))
+
+
+def slots_of(task: Task) -> int:
+    """Columns of H units that forward keeps for a step."""
+    return {"rnn": 1, "lstm": 4 - task.options.coupled_gates, "gru": 4}[task.cell]
+
+
+def padded(H: int) -> int:
+    """Columns of arrays of h, so that rows begin at addresses that wide loads can take."""
+    return -(-H // 16) * 16
+
+
+def call_of(tasks: Sequence[Task], givens: Sequence[Arguments]) -> Call:
+    """The call on the arguments of each direction."""
+    first = givens[0]
+    x, task = first.x, tasks[0]
+    mask, resets = first.mask, first.resets
+    if resets is not None and not first.initial:
+        raise InputError("resets: expected the state after a reset in `initial`, found none")
+    if mask is not None:
+        # What stands in the padding may be NaN; 0·NaN in the gradient of a weight would spread it.
+        x = x.masked_fill(~mask.unsqueeze(2), 0.0)
+    spec, H = reference.CELLS[task.cell], hidden_size(task, first)
+    has_bias = len(first.weights) > len(spec.parameter_shapes(1, H, task.options, bias=False))
+    names = list(spec.parameter_shapes(x.shape[2], H, task.options, has_bias))
+    weights = [
+        dict(zip(names, (one.detach().to(x.dtype) for one in given.weights), strict=True)) for given in givens
+    ]
+    zoneout = [_zoneout(task, leaf, [given.noise[1 + k] for given in givens]) for k, leaf in enumerate("hc")]
+    return Call(
+        tuple(tasks), x.detach(), weights, _leaves([given.state for given in givens]),
+        _leaves([given.initial for given in givens]) if resets is not None else [],
+        _bytes(mask), _bytes(resets), _stacked([given.noise[0] for given in givens]), zoneout,
+    )  # fmt: skip
+
+
+def _leaves(states: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    found = [_stacked([leaf.detach().flatten(1) for leaf in leaves]) for leaves in zip(*states, strict=True)]
+    return [leaf for leaf in found if leaf is not None]
+
+
+def _stacked(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    there = [one for one in tensors if one is not None]
+    if not there:
+        return None
+    return there[0].unsqueeze(0).contiguous() if len(there) == 1 else torch.stack(there)
+
+
+def _bytes(flags: Tensor | None) -> Tensor | None:
+    return None if flags is None else flags.contiguous().view(torch.uint8)
+
+
+def _zoneout(task: Task, leaf: str, masks: Sequence[Tensor | None]) -> tuple[int, float, Tensor | None]:
+    if leaf not in task.options.zoneout:
+        return 0, 0.0, None
+    rate, mask = task.options.zoneout[leaf], _stacked(masks)
+    if task.options.training and mask is not None:
+        return 2, rate, mask.view(torch.uint8)
+    return 1, rate, None
+
+
+# Before the loop -----------------------------------------------------------------------------------------
+
+
+def input_product(call: Call) -> Tensor:
+    """(B, T, ND·G·H): W_ih x and the biases, but for what the reset gate multiplies."""
+    weight = _concatenated([one["weight_ih"] for one in call.weights])
+    bias = None
+    if "bias_ih" in call.weights[0]:
+        bias = _concatenated([_input_bias(call.task, call.H, one) for one in call.weights])
+    return F.linear(call.x, weight, bias).contiguous()
+
+
+def _concatenated(tensors: Sequence[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
+
+
+def _input_bias(task: Task, H: int, weights: dict[str, Tensor]) -> Tensor:
+    if task.cell != "gru":
+        return weights["bias_ih"] + weights["bias_hh"]
+    bias = weights["bias_ih"].clone()
+    bias[: 2 * H] += weights["bias_hh"][: 2 * H]
+    return bias
+
+
+def candidate_bias(call: Call) -> Tensor | None:
+    """(ND, H): of the GRU, b_hh of n."""
+    if call.task.cell != "gru" or "bias_hh" not in call.weights[0]:
+        return None
+    return torch.stack([one["bias_hh"][2 * call.H :] for one in call.weights])
+
+
+def peepholes(call: Call) -> Tensor | None:
+    """(ND, 3 or 2, H)."""
+    return _stacked([one.get("peephole") for one in call.weights])
+
+
+def packed_weights(call: Call, plan: Plan) -> Tensor:
+    """(ND, n_blocks, gates·U, K): the recurrent weights of each thread block, the gates of a unit side by side."""
+    H, n = call.H, padded_gates(call.task)
+    blocks = call.x.new_zeros(len(call.tasks), plan.n_blocks * plan.U, n, plan.K)
+    for d, one in enumerate(call.weights):
+        weight = one["weight_hh"].unflatten(0, (-1, H)).transpose(0, 1)
+        blocks[d, :H, : weight.shape[1], :H] = weight
+    return blocks.view(len(call.tasks), plan.n_blocks, plan.rows, plan.K)
+
+
+def noise_strides(call: Call) -> tuple[int, int]:
+    """Elements from one step's noise to the next, 0 where it does not change; and between directions."""
+    if call.noise is None:
+        return 0, 0
+    return (call.noise.stride(1) if call.noise.shape[1] > 1 else 0), call.noise.stride(0)
+
+
+# After the loop ------------------------------------------------------------------------------------------
+
+
+def seen_by_product(call: Call, h_in: Tensor, d: int) -> Tensor:
+    """(B·T, H): h of direction d before each step, as the recurrent product saw it."""
+    h = h_in[d, ..., : call.H]
+    if call.noise is not None:
+        noise = call.noise[d].to(h.dtype)
+        # Noise is in the order in which the direction meets the steps.
+        h = h * (noise.flip(0) if call.tasks[d].is_reverse else noise).transpose(0, 1)
+    return h.flatten(0, 1)
+
+
+def gates_again(call: Call, h_in: Tensor) -> Tensor:
+    """(ND, B, T, S·H): what stands before the activations in all slots, from one product for all steps."""
+    task, H, (B, T, _) = call.task, call.H, call.x.shape
+    S = slots_of(task)
+    product = input_product(call).view(B * T, len(call.tasks), -1)
+    found = call.x.new_empty(len(call.tasks), B * T, S * H)
+    for d, weights in enumerate(call.weights):
+        seen, a = seen_by_product(call, h_in, d), product[:, d]
+        if task.cell != "gru":
+            torch.addmm(a, seen, weights["weight_hh"].t(), out=found[d])
+            continue
+        u = F.linear(seen, weights["weight_hh"])
+        if "bias_hh" in weights:
+            u[:, 2 * H :] += weights["bias_hh"][2 * H :]
+        found[d, :, :H] = a[:, 2 * H :]
+        torch.add(a[:, : 2 * H], u[:, : 2 * H], out=found[d, :, H : 3 * H])
+        found[d, :, 3 * H :] = u[:, 2 * H :]
+    return found.view(len(call.tasks), B, T, S * H)
+
+
+def input_gradient(call: Call, d_gates: Tensor) -> Tensor:
+    """(B, T, D), from the gradients in the slots (ND, B, T, S·H)."""
+    B, T, D = call.x.shape
+    total = call.x.new_empty(B * T, D)
+    for d, weights in enumerate(call.weights):
+        columns, weight = d_gates[d].flatten(0, 1), weights["weight_ih"]
+        if call.task.cell == "gru":
+            # The slots begin with n, r, z.
+            columns, weight = columns[:, : 3 * call.H], weight.roll(call.H, 0)
+        if d == 0:
+            torch.mm(columns, weight, out=total)
+        else:
+            total.addmm_(columns, weight)
+    return total.view(B, T, D)
+
+
+def weight_gradients(
+    call: Call, d_gates: Tensor, h_in: Tensor, d_peephole: Tensor | None, d: int
+) -> list[Tensor]:
+    """Of direction d, in the order of its weights; float32 for what is summed rather than multiplied."""
+    H, x = call.H, call.x.flatten(0, 1)
+    columns = d_gates[d].flatten(0, 1)
+    seen = seen_by_product(call, h_in, d)
+    sums = columns.sum(0, dtype=torch.float32)
+    found = {"bias_ih": sums, "bias_hh": sums}
+    if call.task.cell == "gru":
+        found["weight_ih"] = (columns[:, : 3 * H].t() @ x).roll(-H, 0)
+        found["weight_hh"] = columns[:, H:].t() @ seen
+        found["bias_ih"], found["bias_hh"] = sums[: 3 * H].roll(-H, 0), sums[H:]
+    else:
+        found["weight_ih"], found["weight_hh"] = columns.t() @ x, columns.t() @ seen
+    if d_peephole is not None:
+        found["peephole"] = d_peephole[d].sum(0)
+    return [found[name] for name in call.weights[d]]

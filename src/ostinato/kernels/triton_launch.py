@@ -1,0 +1,211 @@
+"""Launches of the Triton kernels for one call: their buffers, grids and options.
+
+Triton is imported here, at the first launch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ostinato.kernels import triton_call
+from ostinato.kernels.triton_call import Call, padded, slots_of
+from ostinato.kernels.triton_plan import STREAMED, Plan, padded_gates
+
+# Rows of partial sums that a thread block reads at a time.
+AT_ONCE = 32
+# Counters of two groups must not share a line of the cache.
+_COUNTER_STRIDE = 32
+
+
+class Kept(NamedTuple):
+    """What forward leaves: (ND, B, T, ·) each, None where it is not wanted or there is none."""
+
+    gates: Tensor | None
+    h_in: Tensor | None
+    c_before: Tensor | None
+
+
+class Ran(NamedTuple):
+    """What forward gives: y and cells (B, T, ND, H), final leaves (ND, B, H)."""
+
+    y: Tensor
+    final: list[Tensor]
+    cells: Tensor | None
+    kept: Kept
+
+
+def constants(call: Call, plan: Plan) -> dict[str, Any]:
+    """What both kernels are compiled for."""
+    options = call.task.options
+    return {
+        "ND": len(call.tasks), "CELL": call.task.cell, "GATES": padded_gates(call.task),
+        "SLOTS": slots_of(call.task), "RELU": options.nonlinearity == "relu", "COUPLED": options.coupled_gates,
+        "ZONE_H": call.zoneout[0][0], "ZONE_C": call.zoneout[1][0], "U": plan.U, "N": plan.N, "K": plan.K,
+        "CHUNKS": plan.chunks, "BLOCK": STREAMED, "SOLO": plan.mode == "solo",
+        "SYNC": plan.mode == "group" and not plan.is_phased, "PRECISION": plan.precision,
+    }  # fmt: skip
+
+
+def _masks(call: Call) -> dict[str, Any]:
+    step, direction = triton_call.noise_strides(call)
+    (_, rate_h, zone_h), (_, rate_c, zone_c) = call.zoneout
+    return {
+        "mask": call.mask, "resets": call.resets, "noise": call.noise, "noise_step": step,
+        "noise_direction": direction, "zone_h": zone_h, "zone_c": zone_c, "rate_h": rate_h, "rate_c": rate_c,
+    }  # fmt: skip
+
+
+def _sizes(call: Call, plan: Plan) -> dict[str, int]:
+    B, T, _ = call.x.shape
+    return {
+        "B": B, "T": T, "H": call.H, "HS": padded(call.H), "reverse_bits": call.reverse_bits,
+        "n_tiles": -(-B // plan.N), "n_blocks": plan.n_blocks,
+    }  # fmt: skip
+
+
+def _options(plan: Plan) -> dict[str, Any]:
+    """How a kernel is compiled and launched."""
+    is_group = plan.mode == "group" and not plan.is_phased
+    # The loops have nothing to prefetch: every step needs the one before.
+    return {"num_warps": plan.num_warps, "num_stages": 1, "launch_cooperative_grid": is_group}
+
+
+def _counters(call: Call, plan: Plan) -> Tensor | None:
+    if plan.mode != "group" or plan.is_phased:
+        return None
+    n = len(call.tasks) * -(-call.x.shape[0] // plan.N)
+    return torch.zeros(n * _COUNTER_STRIDE, dtype=torch.int32, device=call.x.device)
+
+
+def _waves(call: Call, plan: Plan) -> Iterator[tuple[int, tuple[int, int, int]]]:
+    """(first batch tile, grid) of each launch over all rows."""
+    n_tiles = -(-call.x.shape[0] // plan.N)
+    for first in range(0, n_tiles, plan.tiles_at_once):
+        yield first, (plan.n_blocks, min(plan.tiles_at_once, n_tiles - first), len(call.tasks))
+
+
+def _empty(call: Call, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+    return torch.empty(shape, dtype=dtype or call.x.dtype, device=call.x.device)
+
+
+def forward(call: Call, plan: Plan) -> Ran:
+    """Run all steps; what `Task.keeps` says is kept."""
+    from ostinato.kernels.triton_forward import forward_kernel
+
+    task, (B, T, _), H, ND = call.task, call.x.shape, call.H, len(call.tasks)
+    is_lstm, keeps = task.cell == "lstm", task.keeps != "nothing"
+    h_before = _empty(call, ND, B, T, padded(H)) if keeps or plan.mode != "solo" else None
+    kept = Kept(
+        _empty(call, ND, B, T, slots_of(task) * H) if task.keeps == "gates" else None,
+        h_before if keeps else None,
+        _empty(call, ND, B, T, H, dtype=torch.float32) if keeps and is_lstm else None,
+    )
+    seen, h_in = (None, h_before) if plan.mode == "solo" else (h_before, None)
+    if call.noise is not None and plan.mode != "solo":
+        # What the product sees differs from h then, and both are needed.
+        seen, h_in = _empty(call, ND, B, T, padded(H)), kept.h_in
+    y = _empty(call, B, T, ND, H)
+    cells = _empty(call, B, T, ND, H) if task.returns_cells else None
+    final = [torch.empty_like(leaf) for leaf in call.state]
+    walking = [leaf.float().clone() for leaf in call.state] if plan.is_phased else []
+    given = {
+        "weights": triton_call.packed_weights(call, plan), "x_gates": triton_call.input_product(call),
+        "bias_n": triton_call.candidate_bias(call), "peephole": triton_call.peepholes(call),
+        **_pair("initial_", call.initial), **_masks(call), "seen": seen, "h_in": h_in, "y": y, "cells": cells,
+        "gates": kept.gates, "c_before": kept.c_before, "arrived": _counters(call, plan), **_sizes(call, plan),
+        **constants(call, plan), "REAL": slots_of(task) if task.cell != "gru" else 3,
+    }  # fmt: skip
+    options = _options(plan)
+    for first, grid in _waves(call, plan):
+        ranges = [(0, 0, 1), *((s, s + 1, 0) for s in range(T))] if plan.is_phased else [(0, T, 1)]
+        states = (walking, walking) if plan.is_phased else (call.state, final)
+        for s_begin, s_end, prepares in ranges:
+            forward_kernel[grid](
+                **given, **_pairs(states), tile_begin=first, s_begin=s_begin, s_end=s_end, prepares=prepares,
+                **options,
+            )  # fmt: skip
+    if plan.is_phased:
+        for target, source in zip(final, walking, strict=True):
+            target.copy_(source)
+    return Ran(y, final, cells, kept)
+
+
+def _pair(prefix: str, leaves: list[Tensor]) -> dict[str, Tensor | None]:
+    """`prefix`h and `prefix`c, None where there is none."""
+    return {prefix + "h": leaves[0] if leaves else None, prefix + "c": leaves[1] if len(leaves) > 1 else None}
+
+
+def _pairs(states: tuple[list[Tensor], list[Tensor]]) -> dict[str, Tensor | None]:
+    found = {}
+    for kind, leaves in zip(("from", "to"), states, strict=True):
+        found[f"h_{kind}"] = leaves[0]
+        found[f"c_{kind}"] = leaves[1] if len(leaves) > 1 else None
+    return found
+
+
+class Returned(NamedTuple):
+    """What backward gives, in float32: gradients of state and initial (ND, B, H), of peepholes (ND, tiles, ·, H)."""
+
+    state: list[Tensor]
+    initial: list[Tensor]
+    peephole: Tensor | None
+
+
+def backward(
+    call: Call,
+    plan: Plan,
+    kept: Kept,
+    gates: Tensor,
+    d_y: Tensor | None,
+    d_final: list[Tensor | None],
+    d_cells: Tensor | None,
+) -> Returned:
+    """Turn the slots `gates` (ND, B, T, S·H) into gradients before the activations, in place."""
+    from ostinato.kernels.triton_backward import backward_kernel
+
+    task, (B, T, _), H, ND = call.task, call.x.shape, call.H, len(call.tasks)
+    n_tiles, peephole = -(-B // plan.N), triton_call.peepholes(call)
+
+    def zeros(*shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=torch.float32, device=call.x.device)
+
+    d_state = [_empty(call, ND, B, H, dtype=torch.float32) for _ in call.state]
+    d_first = [zeros(ND, B, H) for _ in call.initial]
+    d_peephole = None if peephole is None else zeros(ND, n_tiles, peephole.shape[1], H)
+    starts = [None if one is None else one.contiguous() for one in d_final]
+    if plan.is_phased:
+        for target, source in zip(d_state, starts, strict=True):
+            target.zero_() if source is None else target.copy_(source)
+    partials = None
+    if plan.mode != "solo":
+        n_partials = min(n_tiles, plan.tiles_at_once) * ND * plan.n_blocks
+        partials = _empty(call, 2 * n_partials * plan.N * padded(H), dtype=torch.float32)
+    given = {
+        "weights": triton_call.packed_weights(call, plan).transpose(2, 3).contiguous(), "peephole": peephole,
+        **_masks(call), "gates": gates, "c_before": kept.c_before, "h_in": kept.h_in, "d_y": d_y, "d_cells": d_cells,
+        **_pair("d_first_", d_first), "d_peephole": d_peephole, "partials": partials,
+        "arrived": _counters(call, plan), **_sizes(call, plan), **constants(call, plan),
+        "RAW": task.keeps == "outputs", "AT_ONCE": AT_ONCE,
+    }  # fmt: skip
+    options = _options(plan)
+    sources = d_state if plan.is_phased else starts
+    leaves = {f"d_{name}": value for name, value in _pairs((sources, d_state)).items()}  # type: ignore[arg-type]
+    ranges = [(0, T, 1)]
+    if plan.is_phased:
+        ranges = [*((s, s + 1, 0) for s in reversed(range(T))), (0, 0, 1)]
+    for first, grid in _waves(call, plan):
+        for s_begin, s_end, finishes in ranges:
+            backward_kernel[grid](
+                **given,
+                **leaves,
+                tile_begin=first,
+                s_begin=s_begin,
+                s_end=s_end,
+                finishes=finishes,
+                **options,
+            )
+    return Returned(d_state, d_first, d_peephole)
