@@ -179,8 +179,6 @@ def _search(
 
         def step(tokens: Tensor, state: Any, memory: Any = memory) -> tuple[Any, ...]:
             scores, state, *weights = memory.step(tokens, state)
-            # Neither the start nor the unknown is something to say.
-            scores[:, : UNKNOWN + 1] = -torch.inf
             return scores, state, *(weights if attends else ())
 
         decoded = beam_search(
@@ -191,7 +189,7 @@ def _search(
             max_length=torch.from_numpy(limits.of_answer(lengths[chosen])),
             beam=search.beam,
             length_penalty=LengthPenalty(search.length_penalty),
-            rules=Rules(no_repeat_ngram=search.no_repeat_ngram),
+            rules=Rules(no_repeat_ngram=search.no_repeat_ngram, forbidden=(START, UNKNOWN)),
         )
         weights = None if decoded.attention is None else decoded.attention[:, 0].cpu().numpy()
         scores = decoded.scores[:, 0].tolist()
