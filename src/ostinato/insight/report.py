@@ -28,7 +28,12 @@ METRICS: dict[str, tuple[str, str, str, float | None]] = {
     "calibration_error": ("calibration", "how far probabilities are from shares, on average", ".2%", None),
     "span_f1": ("span F1", "F1 of whole spans: type, beginning and end are right", ".2%", 1.0),
     "label_accuracy": ("labels", "share of the labels of sentences that are right", ".2%", 1.0),
-    "perplexity": ("perplexity", "exp of the nats per unit: among how many one seems to be drawn", ".2f", None),
+    "perplexity": (
+        "perplexity",
+        "exp of the nats per unit: among how many one seems to be drawn",
+        ".2f",
+        None,
+    ),
     "nats": ("nats", "mean of -log of the probability of each unit of the text", ".4f", None),
     "bits_per_char": ("bits/char", "-log2 of the text's probability over its characters", ".4f", None),
     "exact_match": ("all right", "share of answers, or of sentences' labels and tags, all right", ".2%", 1.0),
@@ -38,7 +43,7 @@ METRICS: dict[str, tuple[str, str, str, float | None]] = {
     "token_error_rate": ("token errors", "edits to the nearest right answer, of its tokens", ".2%", None),
 }
 SIMPLEST_FIRST = (
-    "naive", "seasonal_naive", "ets", "majority", "most_frequent_tag", "copy_source", "first_8_words",
+    "naive", "seasonal_naive", "ets", "unigram", "majority", "most_frequent_tag", "copy_source", "first_8_words",
 )  # fmt: skip
 
 

@@ -53,13 +53,14 @@ class _Level:
 
 
 def _discounts(counts: Integers) -> Floats:
-    """Chen and Goodman's three discounts; 0.75 at most where the text is too short to tell."""
+    """Chen and Goodman's three discounts, at least 0.1 so that what was never seen keeps a probability; 0.75
+    where the text is too short, or too regular, to tell."""
     n1, n2, n3, n4 = (float((counts == n).sum()) for n in (1, 2, 3, 4))
     if not (n1 and n2 and n3 and n4):
-        return np.array([0.75, 0.75, 0.75]) if n1 else np.zeros(3)
+        return np.array([0.75, 0.75, 0.75])
     y = n1 / (n1 + 2 * n2)
     found = np.array([1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3])
-    return np.clip(found, 0.0, [1.0, 2.0, 3.0])
+    return np.clip(found, 0.1, [1.0, 2.0, 3.0])
 
 
 class KneserNey:
