@@ -143,6 +143,18 @@ def test_other_files_may_be_written_otherwise(tmp_path):
         made.read_with(encodng="latin-1")
 
 
+def test_columns_in_another_order_are_noted(tmp_path):
+    x, y = texts(30)
+    rows = list(zip(x, y, strict=True))
+    (tmp_path / "a.csv").write_text("".join(f"{k},{t}\n" for t, k in rows))
+    (tmp_path / "b.csv").write_text("".join(f"{t},{k}\n" for t, k in rows))
+    made = Classifier(**SMALL, members=1).fit(tmp_path / "a.csv", text=1, label=0, header=False)
+    made.predict(tmp_path / "b.csv")
+    assert any("are the columns in another order?" in note for note in made.notes_)
+    made.predict(tmp_path / "a.csv")
+    assert made.notes_ == []
+
+
 def test_a_share_to_hold_out_is_of_one_network():
     x, y = arrays(60)
     made = Classifier(**SMALL, held_out=0.4).fit(x, y)

@@ -7,6 +7,7 @@ import ostinato as ot
 from ostinato.data.examples import Examples, Sentence
 from ostinato.errors import InputError, SizeError
 from ostinato.tasks.labels.tagger_inputs import LONGEST
+from ostinato.training.loop import _Run
 
 SMALL = {"hidden_size": 12, "word_size": 10, "progress": "quiet", "max_time_s": None, "batch_size": 8}
 COLOURS, THINGS = ["red", "green", "old"], ["door", "lamp", "hat", "Boat"]
@@ -212,6 +213,33 @@ def test_unknown_names_are_refused_with_the_known_ones():
         ot.Tagger(decoder="viterbi").fit(WORDS, TAGS)
     with pytest.raises(InputError, match="has no parameter"):
         ot.Tagger().set_params(hiden=3)
+
+
+class PowerCutError(Exception):
+    """The end, without a word."""
+
+
+def test_resumed_equals_never_interrupted(tmp_path, monkeypatch):
+    data = examples(WORDS[:40], TAGS[:40], LABELS[:40])
+    small = SMALL | {"epochs": 3, "hidden_size": 5}
+    whole = ot.Tagger(**small).fit(data)
+    ordinary, count = _Run._step, [0]
+
+    def cut(run):
+        count[0] += 1
+        if count[0] == 8:
+            run.store.write(run, "")
+            raise PowerCutError
+        return ordinary(run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Run, "_step", cut)
+        with pytest.raises(PowerCutError):
+            ot.Tagger(**small).fit(data, out=tmp_path / "run")
+    resumed = ot.Tagger(**small).fit(data, out=tmp_path / "run", resume=True)
+    assert resumed.metrics_ == whole.metrics_
+    for a, b in zip(resumed.predict_proba(NEW_WORDS), whole.predict_proba(NEW_WORDS), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_word_vectors_are_read_and_needed_no_more_afterwards(tmp_path):

@@ -27,7 +27,13 @@ from ostinato.tasks.labels.inputs import Inputs, Labelled
 from ostinato.tasks.labels.kinds import inputs_class, kind_of, optimizer_of
 from ostinato.tasks.labels.linear_part import blend_linear, fit_linear
 from ostinato.tasks.labels.reading import label_type
-from ostinato.tasks.labels.scores import class_scores, need_sklearn, probability_scores, unknown_classes
+from ostinato.tasks.labels.scores import (
+    class_scores,
+    need_sklearn,
+    probability_scores,
+    strange_classes,
+    unknown_classes,
+)
 from ostinato.tasks.labels.splitting import Encoded, Held, Rows, fold_out
 
 MAJORITY = "majority"
@@ -333,7 +339,7 @@ class Classifier(LabelEstimator):
 
     def _shares(self, examples: Examples) -> NDArray[np.float64]:
         self._require_kind(examples)
-        self.notes_ = list(examples.notes)
+        self.notes_ = [*examples.notes, *strange_classes(examples.labels, self._names_)]
         encoded = self._encode(replace(examples, labels=None))
         empty = int((encoded.lengths == 0).sum())
         if empty:

@@ -51,6 +51,17 @@ def probability_scores(codes: NDArray[np.int64], probabilities: NDArray[Any]) ->
     }
 
 
+def strange_classes(labels: Sequence[str] | None, known: Collection[str]) -> list[str]:
+    """A note where the column of the classes holds none of them: the columns may be in another order."""
+    if labels is None or not len(labels) or any(label in known for label in labels):
+        return []
+    found = ", ".join(map(repr, list(dict.fromkeys(label[:40] for label in labels))[:3]))
+    return [
+        f"where training had the classes, the data hold none of them ({found}); are the columns in another "
+        "order?"
+    ]
+
+
 def unknown_classes(labels: Sequence[str], known: Collection[str], where: str) -> list[str]:
     """A note about classes that training did not have, if there are such."""
     unknown = Counter(label for label in labels if label not in known)
