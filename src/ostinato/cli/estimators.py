@@ -32,7 +32,8 @@ NEEDED = ("target",)  # only a table in memory names its own
 ANSWERS: dict[str, tuple[str, ...]] = {
     "forecast": ("windows", "in_sample", "future"), "classifier": ("encoding",), "tagger": ("encoding",),
     "language": (),
-    "translator": ("targets", "beam", "attention"), "summarizer": ("targets", "beam", "attention"),
+    "translator": ("targets", "beam", "attention", "encoding"),
+    "summarizer": ("targets", "beam", "attention", "encoding"),
 }  # fmt: skip
 ABOUT = {
     "forecast": "forecasts",

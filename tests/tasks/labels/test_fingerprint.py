@@ -10,7 +10,8 @@ import pytest
 import ostinato as ot
 from ostinato.data.examples import Examples, Sentence, Tree
 from ostinato.errors import InputError, RunFolderError
-from ostinato.tasks.labels import fingerprint
+from ostinato.tasks import same_data
+from ostinato.tasks.labels.fingerprint import fingerprint
 from ostinato.training.loop import _Run
 
 SMALL = {"hidden_size": 4, "epochs": 2, "members": 1, "progress": "quiet"}
@@ -41,11 +42,11 @@ DIFFERENT = [
 
 
 def test_it_tells_data_apart_and_nothing_else():
-    every = [fingerprint.fingerprint(one) for one in DIFFERENT]
+    every = [fingerprint(one) for one in DIFFERENT]
     assert len({one["digest"] for one in every}) == len(DIFFERENT)
-    assert [fingerprint.fingerprint(one) for one in DIFFERENT] == every
+    assert [fingerprint(one) for one in DIFFERENT] == every
     moved = Examples("text", ["ab", "c"], labels=["x", "y"], places=[7, 9], source="elsewhere", notes=("n",))
-    assert fingerprint.fingerprint(moved) == every[0]
+    assert fingerprint(moved) == every[0]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,7 @@ def test_without_a_checkpoint_nothing_is_left_in_the_way(tmp_path, monkeypatch):
 
 def test_what_was_killed_before_its_first_checkpoint_is_called_unfinished(tmp_path):
     (tmp_path / "run").mkdir()
-    fingerprint.keep({"data": {"examples": 1, "digest": "0"}}, tmp_path / "run")
+    same_data.keep({"data": {"examples": 1, "digest": "0"}}, tmp_path / "run")
     with pytest.raises(RunFolderError, match=r"not finished.*--resume"):
         ot.load(tmp_path / "run")
     # There is nothing to go on from, so other data do as well.

@@ -63,6 +63,16 @@ def test_a_run_folder_gives_the_same_answers(fitted):
     assert RunFolder.open(run).kind == "translator"
 
 
+def test_files_may_be_in_another_encoding(fitted, tmp_path):
+    _, run, _ = fitted
+    (tmp_path / "latin").write_bytes("ein kleiner Vogel läuft.\tx\n".encode("latin-1"))
+    with pytest.raises(DataError, match="is not UTF-8"):
+        ot.load(run).predict(tmp_path / "latin")
+    assert ot.load(run).read_with(encoding="latin-1").predict(tmp_path / "latin") == ["a small bird runs."]
+    with pytest.raises(InputError, match="the options are: source, target, encoding"):
+        ot.load(run).read_with(separator=",")
+
+
 def test_each_source_counts_once_and_any_of_its_targets_is_right(fitted):
     translator, _, _ = fitted
     source = "ein kleiner Vogel läuft."
@@ -120,6 +130,8 @@ def test_a_run_that_was_interrupted_goes_on_as_if_it_was_not(tmp_path, monkeypat
     assert finished.metrics_ == whole.metrics_
     with pytest.raises(InputError, match="made with other parameters"):
         ot.Translator(**{**SMALL, "epochs": 2}, unit="word").fit(rows, out=tmp_path / "run", resume=True)
+    with pytest.raises(InputError, match="made from other data"):
+        ot.Translator(**SMALL, unit="word").fit(rows[1:], out=tmp_path / "run", resume=True)
 
 
 def test_the_same_seed_gives_the_same_network():

@@ -19,8 +19,10 @@ from ostinato.data.labelled_spec import LabelledSpec
 from ostinato.errors import InputError
 from ostinato.layers.arguments import check_sizes
 from ostinato.models.encoder import CELLS, check_cell
+from ostinato.tasks import same_data
 from ostinato.tasks.base import Estimator
-from ostinato.tasks.labels import fingerprint, storage
+from ostinato.tasks.labels import storage
+from ostinato.tasks.labels.fingerprint import fingerprint
 from ostinato.tasks.labels.fitting import Training, training_settings
 from ostinato.tasks.labels.reading import read_examples, reading_of
 from ostinato.tasks.labels.splitting import Encoded, Held, Rows, hold_out
@@ -118,26 +120,26 @@ class LabelEstimator(Estimator):
             for name, part, answers in (("data", data, y), ("valid", valid, None), ("test", test, None))
             if part is not None
         }
-        prints = {name: fingerprint.fingerprint(part) for name, part in parts.items()}
+        prints = {name: fingerprint(part) for name, part in parts.items()}
         if folder is not None and stored is not None:
-            fingerprint.require_same(stored.fingerprints_, prints, folder)
+            same_data.require_same(stored.fingerprints_, prints, folder)
             self._forget()
             self.__dict__.update({n: v for n, v in vars(stored).items() if n.endswith("_")})
             return self
-        if folder is not None and resume and (begun := fingerprint.kept(folder)):
-            fingerprint.require_same(begun, prints, folder, ("data", "valid"))
+        if folder is not None and resume and (begun := same_data.kept(folder)):
+            same_data.require_same(begun, prints, folder, ("data", "valid"))
         run = RunFolder.create(folder, exist_ok=resume) if folder and is_first_process() else None
         if run is not None:
-            fingerprint.keep(prints, run.path)
+            same_data.keep(prints, run.path)
         try:
             self._forget()
-            self.fingerprints_: fingerprint.Fingerprints = prints
+            self.fingerprints_: same_data.Fingerprints = prints
             self.reading_ = reading_of(parts["data"], reading)
             self._learn(settings, parts, folder, resume, started_s)
         except BaseException:  # also Ctrl-C: a folder without a checkpoint would only be in the way
             self._forget()
             if run is not None:
-                fingerprint.forget(run.path)
+                same_data.forget(run.path)
                 run.abandon()
             raise
         if run is not None:

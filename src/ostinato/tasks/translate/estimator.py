@@ -16,14 +16,15 @@ from ostinato.data.pair_files import Pairs
 from ostinato.data.pairs import read_pairs
 from ostinato.errors import InputError
 from ostinato.models.seq2seq import EncoderDecoder
+from ostinato.tasks import same_data
 from ostinato.tasks.base import Estimator
 from ostinato.tasks.translate import storage
 from ostinato.tasks.translate.answers import Answer, Search, answer
 from ostinato.tasks.translate.checks import checked_parameters
 from ostinato.tasks.translate.choosing import choose
 from ostinato.tasks.translate.fitting import Training, training_settings
-from ostinato.tasks.translate.preparing import prepare
-from ostinato.tasks.translate.scores import by_source, need_scores, rounded, text_scores
+from ostinato.tasks.translate.preparing import complete, fingerprint, prepare, read_parts
+from ostinato.tasks.translate.scores import by_source, need_scores, text_scores
 from ostinato.tasks.translate.splitting import hold_out, some_sources
 from ostinato.training.distributed import find_device, is_first_process
 from ostinato.training.history import History
@@ -31,6 +32,7 @@ from ostinato.training.randomness import kept_randomness
 from ostinato.training.run_folder import RunFolder, is_committed
 
 MOST_CHECKED, TRIED = 3000, 32
+_READ_WITH = ("source", "target", "encoding")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -159,38 +161,35 @@ class Translator(Estimator):
         folder = None if out is None else Path(out)
         if resume and folder is None:
             raise InputError("resume=True goes on with the run in a folder; pass out as well")
-        if folder is not None and resume and is_committed(folder):
-            stored = storage.read_again(self, RunFolder.open(folder))
+        done = folder is not None and resume and is_committed(folder)
+        stored = storage.read_again(self, RunFolder.open(folder)) if folder is not None and done else None
+        reading: dict[str, Any] = {"source": source, "target": target, "encoding": encoding}
+        parts = read_parts(data, targets, valid, test, reading)
+        prints = {name: fingerprint(part) for name, part in parts.items()}
+        if folder is not None and stored is not None:
+            same_data.require_same(stored.fingerprints_, prints, folder)
             self._forget()
             self.__dict__.update({n: v for n, v in vars(stored).items() if n.endswith("_")})
             return self
-        reading: dict[str, Any] = {"source": source, "target": target, "encoding": encoding}
-        parts = {"data": self._complete(read_pairs(data, targets, **reading), "data")}
-        for name, part in (("valid", valid), ("test", test)):
-            if part is not None:
-                parts[name] = self._complete(read_pairs(_two_files(part, parts["data"]), **reading), name)
+        if folder is not None and resume and (begun := same_data.kept(folder)):
+            same_data.require_same(begun, prints, folder, ("data", "valid"))
         run = RunFolder.create(folder, exist_ok=resume) if folder and is_first_process() else None
+        if run is not None:
+            same_data.keep(prints, run.path)
         try:
             self._forget()
+            self.fingerprints_: same_data.Fingerprints = prints
             self.reading_ = {**parts["data"].reading}
             self._learn(settings, parts, folder, resume, started_s)
         except BaseException:  # also Ctrl-C: a folder without a checkpoint would only be in the way
             self._forget()
             if run is not None:
+                same_data.forget(run.path)
                 run.abandon()
             raise
         if run is not None:
             storage.write(self, run)
         return self
-
-    def _complete(self, pairs: Pairs, name: str) -> Pairs:
-        """Pairs with text on both sides; the others are counted."""
-        found, note = pairs.complete()
-        if not len(found):
-            raise InputError(
-                f"{name}: no pair of {pairs.origin} has text on both sides; give one or more that have"
-            )
-        return replace(found, notes=(*found.notes, note)) if note else found
 
     def _learn(
         self,
@@ -259,9 +258,6 @@ class Translator(Estimator):
         settings = training_settings(s, -(-len(inputs) // s.batch_size))
         training = Training(self.network_, inputs, checks, settings, s.batch_size, s.device, s.progress)
 
-        def left_s() -> float | None:
-            return None if s.max_time_s is None else max(s.max_time_s - (clock.monotonic() - started_s), 0.0)
-
         def after_s() -> float:
             n, usual = min(len(judged), TRIED), self.limits_
             self.limits_ = replace(usual, target=int(inputs.target_lengths.mean()) + 3)
@@ -271,7 +267,8 @@ class Translator(Estimator):
             self.limits_ = usual
             return 1.5 * tried_s * len(set(judged.sources)) / n
 
-        return training.run(left_s, after_s, folder=folder, resume=resume)
+        ends_s = None if s.max_time_s is None else started_s + s.max_time_s
+        return training.run(ends_s, after_s, folder=folder, resume=resume)
 
     def _forget(self) -> None:
         for name in [name for name in vars(self) if name.endswith("_") and not name.startswith("_")]:
@@ -312,9 +309,24 @@ class Translator(Estimator):
             self.notes_.append(f"{long:,} sources of more than {most:,} units, answered in pieces")
         return answers
 
+    def read_with(self, **options: Any) -> Self:
+        """Have `evaluate` and `predict` read files otherwise than the training file was read.
+
+        Args:
+            options: `encoding`, `source` or `target`, as for `fit`.
+
+        Raises:
+            InputError: an unknown option.
+        """
+        self._require_fitted("network_")
+        for name in options:
+            if name not in _READ_WITH:
+                raise InputError(f"there is no option {name!r}; the options are: {', '.join(_READ_WITH)}")
+        self.reading_ = {**self.reading_, **options}
+        return self
+
     def _reading(self) -> dict[str, Any]:
-        names = ("source", "target", "encoding", "lines")
-        return {name: self.reading_[name] for name in names if name in self.reading_}
+        return {name: self.reading_[name] for name in (*_READ_WITH, "lines") if name in self.reading_}
 
     def _answers(
         self, sources: Sequence[str], *, beam: int | None = None, attends: bool = False
@@ -342,7 +354,7 @@ class Translator(Estimator):
         """
         self._require_fitted("network_")
         reading = {name: value for name, value in self._reading().items() if name != "lines"}
-        pairs = self._complete(read_pairs(data, targets, **reading), "data")
+        pairs = complete(read_pairs(data, targets, **reading), "data")
         self.notes_ = list(pairs.notes)
         return self._scores(pairs)
 
@@ -350,21 +362,17 @@ class Translator(Estimator):
         assert pairs.targets is not None
         units = self.preparation_.target_units
         right = by_source(pairs.sources, [units.clean(target) for target in pairs.targets])
-        sources, references = list(right), list(right.values())
-        if len(sources) < len(pairs):
+        if len(right) < len(pairs):
             self.notes_.append(
-                f"{len(pairs):,} pairs have {len(sources):,} different sources; each counts once, and any of "
+                f"{len(pairs):,} pairs have {len(right):,} different sources; each counts once, and any of "
                 "its targets is right"
             )
-
-        def scores(said: Sequence[str]) -> dict[str, float]:
-            return rounded(text_scores(said, references, units.tokens))
-
-        answers = [one.text for one in self._answers(sources)]
-        said = self.baselines_.say(sources)
+        said = [one.text for one in self._answers([*right])]
+        others = self.baselines_.say([*right])
+        references = [*right.values()]
         return {
-            "model": {self.name_: scores(answers)},
-            "baselines": {name: scores(texts) for name, texts in said.items()},
+            "model": {self.name_: text_scores(said, references, units.tokens)},
+            "baselines": {name: text_scores(one, references, units.tokens) for name, one in others.items()},
         }
 
     def set_params(self, **parameters: Any) -> Self:
@@ -390,9 +398,3 @@ class Translator(Estimator):
     def from_run(cls, run: RunFolder, cells: Sequence[type] = ()) -> Self:
         """The fitted estimator of a verified run folder; `cells` supplies the user's own cell classes."""
         return storage.read(cls, run, cells)
-
-
-def _two_files(part: Any, data: Pairs) -> Any:
-    """A list of two names, as configurations have it, for the two files that a tuple is."""
-    is_two = isinstance(part, list) and len(part) == 2 and data.reading.get("lines")
-    return tuple(part) if is_two else part

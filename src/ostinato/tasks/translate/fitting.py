@@ -78,7 +78,7 @@ class Training:
 
     def run(
         self,
-        left_s: Callable[[], float | None],
+        ends_s: float | None,
         after_s: Callable[[], float],
         *,
         folder: Path | None,
@@ -90,16 +90,16 @@ class Training:
         does.
 
         Args:
-            left_s: seconds left for training and all that follows, None without a limit.
+            ends_s: `time.monotonic()` at which all is to be done, None without a limit.
             after_s: how many of them what follows will need, tried out when there is a limit.
             folder, resume: as for `train`.
         """
         settings = self.settings
-        if left_s() is not None:
+        if ends_s is not None:
             size_bytes = sum(p.numel() * p.element_size() for p in self.network.parameters())
             kept_s = FILES_S + 2 * size_bytes / BYTES_PER_S + after_s()
             pass_s = self._pass_s()
-            budget_s = max((left_s() or 0.0) - kept_s, LEAST_S)
+            budget_s = max(ends_s - time.monotonic() - kept_s, LEAST_S)
             assert settings.epochs is not None
             fits = settings.epochs * pass_s <= 0.95 * budget_s
             settings = replace(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ostinato.data.pair_encoding import EncodedPairs, PairPreparation
 from ostinato.data.pair_files import Pairs
+from ostinato.data.pairs import read_pairs
 from ostinato.errors import InputError
+from ostinato.tasks.same_data import joined_bytes
 from ostinato.tasks.translate.answers import Limits
 from ostinato.tasks.translate.baselines import Baselines
 from ostinato.tasks.translate.choosing import longest
@@ -37,6 +41,47 @@ class Prepared:
     limits: Limits
     baselines: Baselines
     notes: list[str] = field(default_factory=list)
+
+
+def read_parts(
+    data: Any, targets: Any, valid: Any, test: Any, reading: Mapping[str, Any]
+) -> dict[str, Pairs]:
+    """The pairs of `data`, and of `valid` and `test` where they are given, as of `Translator.fit`.
+
+    Raises:
+        InputError: forms that do not go together, or a part without a pair that has text on both sides.
+        DataError: a file that cannot be used.
+    """
+    parts = {"data": complete(read_pairs(data, targets, **reading), "data")}
+    for name, part in (("valid", valid), ("test", test)):
+        if part is not None:
+            # Configurations have lists where Python has tuples.
+            is_two = isinstance(part, list) and len(part) == 2 and parts["data"].reading.get("lines")
+            pairs = read_pairs(tuple(part) if is_two else part, **reading)
+            parts[name] = complete(pairs, name)
+    return parts
+
+
+def complete(pairs: Pairs, name: str) -> Pairs:
+    """Pairs with text on both sides; the others are counted among the notes.
+
+    Raises:
+        InputError: there is none; `name` is the argument that they came by.
+    """
+    found, note = pairs.complete()
+    if not len(found):
+        raise InputError(
+            f"{name}: no pair of {pairs.origin} has text on both sides; give one or more that have"
+        )
+    return replace(found, notes=(*found.notes, note)) if note else found
+
+
+def fingerprint(pairs: Pairs) -> dict[str, Any]:
+    """How many pairs there are, and a digest of their texts, whatever file they came from."""
+    digest = hashlib.blake2b(digest_size=16)
+    for pair in zip(pairs.sources, pairs.targets or (), strict=True):
+        digest.update(joined_bytes(pair))
+    return {"examples": len(pairs), "digest": digest.hexdigest()}
 
 
 def prepare(settings: Translator, learned: Pairs, first: Translator | None) -> Prepared:

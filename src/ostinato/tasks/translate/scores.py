@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -11,7 +11,6 @@ from ostinato.errors import MissingExtraError
 
 _NOT_A_WORD = re.compile(r"[^a-z0-9]+")
 _WORD = re.compile(r"[^\W_]+")
-_PERCENT = 100.0
 
 
 def need_scores(feature: str) -> None:
@@ -97,11 +96,6 @@ def rouge_l(said: str, reference: str, words: Callable[[str], Sequence[str]]) ->
     mine, theirs = list(words(said)), list(words(reference))
     common = LCSseq.similarity(mine, theirs)
     return 2 * common / (len(mine) + len(theirs)) if common else 0.0
-
-
-def rounded(scores: Mapping[str, float]) -> dict[str, float]:
-    """Scores with as many digits as mean something."""
-    return {name: round(value, 6) for name, value in scores.items()}
 
 
 def _mean(values: Sequence[Any]) -> float:

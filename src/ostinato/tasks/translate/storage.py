@@ -42,6 +42,7 @@ def write(estimator: Translator, run: RunFolder) -> None:
             "chosen": chosen,
             "reading": estimator.reading_,
             "limits": asdict(estimator.limits_),
+            "data": estimator.fingerprints_,
             "notes": estimator.notes_,
         },
     )
@@ -65,6 +66,7 @@ def read(cls: type[E], run: RunFolder, cells: Sequence[type] = ()) -> E:
         estimator.settings_ = replace(estimator, **stored["chosen"])
         estimator.settings_.cell = _cell(estimator.settings_.cell, cells, run)
         estimator.reading_, estimator.notes_ = dict(stored["reading"]), list(stored["notes"])
+        estimator.fingerprints_ = dict(stored["data"])
         estimator.limits_ = Limits(**stored["limits"])
         estimator.preparation_ = PairPreparation.from_json(run.read_json(_UNITS))
         estimator.baselines_ = Baselines.from_json(run.read_json(_BASELINES))
