@@ -43,7 +43,8 @@ METRICS: dict[str, tuple[str, str, str, float | None]] = {
     "token_error_rate": ("token errors", "edits to the nearest right answer, of its tokens", ".2%", None),
 }
 SIMPLEST_FIRST = (
-    "naive", "seasonal_naive", "ets", "unigram", "majority", "most_frequent_tag", "copy_source", "first_8_words",
+    "naive", "seasonal_naive", "ets", "unigram", "majority", "most_frequent_tag", "copy_source",
+    "first_8_words",
 )  # fmt: skip
 
 
