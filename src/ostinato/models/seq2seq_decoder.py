@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from ostinato.layers.attention_over import AttentionOver, Memory
 from ostinato.layers.locked_dropout import LockedDropout
+from ostinato.layers.looped import LoopedLayer, LoopProducts
 from ostinato.layers.stack import Stack
 from ostinato.models.encoder import build_encoder
 from ostinato.models.seq2seq_options import Seq2SeqOptions
@@ -141,38 +143,75 @@ class AttentionDecoder(nn.Module):
         of rows.
         """
         keeps = [keep(x.new_ones(len(x), 1, self._input_size(i))) for i, keep in enumerate(self.between)]
-        if self.feeding == "none":
-            query, first = self.first(x, state["first"])
-            context, weights, coverage = self._read(query, memory, state.get("coverage"))
-            y, after = self._climb(query, context, state, keeps)
-            features = _beside(y, context, x)
-            new = {"first": first, **after}
-            if coverage is not None:
-                new["coverage"] = coverage
-            readout = torch.tanh(self.readout(features))
-            return Steps(readout, features, weights, state.replace(**new))
-        parts: list[Steps] = []
-        for t in range(x.shape[1]):
-            parts.append(self._fed_step(x[:, t : t + 1], parts[-1].state if parts else state, memory, keeps))
-        return _joined(parts)
-
-    def _fed_step(self, x: Tensor, state: State, memory: Memory | None, keeps: list[Tensor]) -> Steps:
-        """One step that sees what the step before gave."""
-        fed = state.fed.unsqueeze(1)
         if self.feeding == "output":
-            query, first = self.first(torch.cat([x, fed], dim=2), state["first"])
-            context, weights, coverage = self._read(query, memory, state.get("coverage"))
+            return self._output_fed(x, state, memory, keeps)
+        context: Tensor | None
+        weights: Tensor | None
+        if self.feeding == "context":
+            assert memory is not None
+            query, context, weights, new = self._context_fed(x, state, memory)
         else:
-            context, weights, coverage = self._read(fed, memory, state.get("coverage"))
-            assert context is not None
-            query, first = self.first(torch.cat([x, context], dim=2), state["first"])
-        y, after = self._climb(query, context, state, keeps)
+            query, first = self.first(x, state["first"])
+            context, weights, covered = self._read(query, memory, state.get("coverage"))
+            new = {"first": first, "coverage": covered}
+        y = query
+        for i, keep in enumerate(keeps):
+            y, new[f"rest{i}"] = self._layer(i)(
+                self._dropped(_beside(y, None if i else context), keep), state[f"rest{i}"]
+            )
         features = _beside(y, context, x)
-        readout = torch.tanh(self.readout(features))
-        new = {"first": first, **after, "fed": (readout if self.feeding == "output" else query)[:, 0]}
-        if coverage is not None:
-            new["coverage"] = coverage
-        return Steps(readout, features, weights, state.replace(**new))
+        return Steps(torch.tanh(self.readout(features)), features, weights, _changed(state, new))
+
+    def _context_fed(
+        self, x: Tensor, state: State, memory: Memory
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
+        """The first layer, each step of which is fed what the output before it reads."""
+        first = LoopedLayer(self.first, _state(state, "first"), x, LoopProducts())
+        query, covered = state.fed, state.get("coverage")
+        queries, contexts, read = [], [], []
+        for t in range(x.shape[1]):
+            context, weights, covered = self._read(query.unsqueeze(1), memory, covered)
+            assert context is not None
+            query = first.step(t, context[:, 0])
+            queries.append(query)
+            contexts.append(context)
+            read.append(weights)
+        new = {"first": first.state, "fed": query, "coverage": covered}
+        return torch.stack(queries, dim=1), _after_another(contexts), _after_another(read), new
+
+    def _output_fed(self, x: Tensor, state: State, memory: Memory | None, keeps: list[Tensor]) -> Steps:
+        """All layers, each step of which is fed what the step before gave."""
+        products = LoopProducts()
+        first = LoopedLayer(self.first, _state(state, "first"), x, products)
+        rest = [
+            LoopedLayer(self._layer(i), _state(state, f"rest{i}"), None, products) for i in range(len(keeps))
+        ]
+        fed, covered, D = state.fed, state.get("coverage"), x.shape[2]
+        weight = self.readout.weight
+        known = F.linear(x, weight[:, -D:], self.readout.bias).unbind(1)
+        weight = weight[:, :-D]
+        said, above, read = [], [], []
+        for t in range(x.shape[1]):
+            query = first.step(t, fed).unsqueeze(1)
+            context, weights, covered = self._read(query, memory, covered)
+            y = query
+            for i, keep in enumerate(keeps):
+                y = (
+                    rest[i]
+                    .step(t, self._dropped(_beside(y, None if i else context), keep)[:, 0])
+                    .unsqueeze(1)
+                )
+            above.append(_beside(y, context))
+            fed = torch.tanh(known[t] + products(above[-1][:, 0], weight))
+            said.append(fed)
+            read.append(weights)
+        new = {"first": first.state, "fed": fed, "coverage": covered}
+        new |= {f"rest{i}": layer.state for i, layer in enumerate(rest)}
+        features = _beside(torch.cat(above, dim=1), x)
+        return Steps(torch.stack(said, dim=1), features, _after_another(read), _changed(state, new))
+
+    def _dropped(self, x: Tensor, keep: Tensor) -> Tensor:
+        return x * keep if self.training else x
 
     def _read(
         self, query: Tensor, memory: Memory | None, covered: Any
@@ -200,16 +239,6 @@ class AttentionDecoder(nn.Module):
             read.append(weights)
         return torch.cat(contexts, dim=1), torch.cat(read, dim=1), covered
 
-    def _climb(
-        self, query: Tensor, context: Tensor | None, state: State, keeps: list[Tensor]
-    ) -> tuple[Tensor, dict[str, Any]]:
-        """The layers after the first."""
-        y, after = query, {}
-        for i, keep in enumerate(keeps):
-            x = _beside(y, context if i == 0 else None)
-            y, after[f"rest{i}"] = self._layer(i)(x * keep if self.training else x, state[f"rest{i}"])
-        return y, after
-
     def _input_size(self, number: int) -> int:
         return self._layer(number).input_size
 
@@ -220,14 +249,17 @@ def _beside(*parts: Tensor | None) -> Tensor:
     return given[0] if len(given) == 1 else torch.cat(given, dim=2)
 
 
-def _joined(parts: list[Steps]) -> Steps:
-    """Single steps as one stretch."""
-    if len(parts) == 1:
-        return parts[0]
-    weights = [part.weights for part in parts if part.weights is not None]
-    return Steps(
-        torch.cat([part.readout for part in parts], dim=1),
-        torch.cat([part.features for part in parts], dim=1),
-        torch.cat(weights, dim=1) if weights else None,
-        parts[-1].state,
-    )
+def _after_another(parts: list[Any]) -> Any:
+    """Single steps (B, 1, ·) as one stretch; None where they are."""
+    return None if parts[0] is None else torch.cat(parts, dim=1)
+
+
+def _state(state: State, name: str) -> State:
+    leaf = state[name]
+    assert isinstance(leaf, State)
+    return leaf
+
+
+def _changed(state: State, new: dict[str, Any]) -> State:
+    """The state with some leaves replaced, of those that there are."""
+    return state.replace(**{name: leaf for name, leaf in new.items() if leaf is not None})
