@@ -475,8 +475,9 @@ def test_temperature_zero_is_greedy_and_several_samples_stand_beside_each_other(
     given = {"end": END, "max_length": 30}
     best = greedy(model.step, state, start, **given)
     seeds = torch.tensor([[3, 4, 3], [5, 4, 6]])
-    cold = sample(model.step, state, start, seed=seeds, temperature=0, **given)
-    assert all(torch.equal(cold.tokens[:, i], best.tokens[:, 0]) for i in range(3))
+    for temperature in (0, 1e-6):
+        cold = sample(model.step, state, start, seed=seeds, temperature=temperature, **given)
+        assert all(torch.equal(cold.tokens[:, i], best.tokens[:, 0]) for i in range(3))
     warm = sample(model.step, state, start, seed=seeds, **given)
     assert warm.tokens.shape[:2] == (2, 3)
     assert warm.sequences()[0][0] == warm.sequences()[0][2] != warm.sequences()[0][1]
@@ -542,6 +543,7 @@ WRONG: dict[str, tuple[Callable[..., Any], dict[str, Any], str]] = {
     "forbidden token": (greedy, {"rules": Rules(forbidden=[1, 4])}, "forbidden has token 4"),
     "prefix end": (greedy, {"rules": Rules(prefix=[[1], [], []])}, "no end token"),
     "temperature": (sample, {"temperature": -1}, "temperature must be 0"),
+    "tiny temperature": (sample, {"temperature": 1e-40}, "at least 1e-06"),
     "nan temperature": (sample, {"temperature": math.nan}, "temperature must be 0"),
     "top_k": (sample, {"top_k": 0}, "top_k must be 1"),
     "top_p": (sample, {"top_p": 0}, "top_p must be above 0"),

@@ -15,6 +15,8 @@ _BLOCK = 64
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _FIRST_SORTED = 256
 _ROUNDING = 1e-4
+# Scores divided by less could overflow.
+_LEAST_TEMPERATURE = 1e-6
 
 
 class Uniforms:
@@ -70,8 +72,11 @@ class Draw:
     """
 
     def __init__(self, where: str, temperature: float, top_k: int | None, top_p: float | None):
-        if not 0 <= temperature < float("inf"):
-            raise InputError(f"{where}: temperature must be 0 or more, found {temperature}")
+        if temperature != 0 and not _LEAST_TEMPERATURE <= temperature < float("inf"):
+            raise InputError(
+                f"{where}: temperature must be 0, which takes the best token, or at least {_LEAST_TEMPERATURE:g}, "
+                f"found {temperature}"
+            )
         if top_k is not None and top_k < 1:
             raise InputError(f"{where}: top_k must be 1 or more, found {top_k}; None draws among all tokens")
         if top_p is not None and not 0 < top_p <= 1:
