@@ -74,8 +74,8 @@ class Draw:
     def __init__(self, where: str, temperature: float, top_k: int | None, top_p: float | None):
         if temperature != 0 and not _LEAST_TEMPERATURE <= temperature < float("inf"):
             raise InputError(
-                f"{where}: temperature must be 0, which takes the best token, or at least {_LEAST_TEMPERATURE:g}, "
-                f"found {temperature}"
+                f"{where}: temperature must be 0, which takes the best token, or at least "
+                f"{_LEAST_TEMPERATURE:g}, found {temperature}"
             )
         if top_k is not None and top_k < 1:
             raise InputError(f"{where}: top_k must be 1 or more, found {top_k}; None draws among all tokens")
