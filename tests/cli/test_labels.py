@@ -266,6 +266,8 @@ def test_a_folder_for_the_answers_is_missed_before_anything_is_computed(call, cl
             ("--format", "slots"),
             "expected a folder with seq.in, seq.out, label, found a",
         ),
+        ("tag", "x.csv", "n,word,tag\n1,a,X\n1,b,Y\n", (), "a blank line after each sentence"),
+        ("tag", "x.csv", "n,word,tag\n1,a,X\n1,b,Y\n", ("--token", "word", "--label", "tag"), "a blank line"),
         ("classify", "x.conll", CONLL, (), "found tokens in"),
         ("classify", "x.conll", CONLL, (), "ostinato train tag"),
         ("classify", "x.tsv", TSV, ("--text", "body", "--label", "label"), "body"),

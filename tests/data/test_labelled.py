@@ -29,6 +29,7 @@ def test_fasta(tmp_path: Path, large_bytes: int) -> None:
     )
     assert (list(named.inputs), named.labels, list(named.places)) == (["ACGTACG", "TTT"], ["EI", "N"], [1, 4])
     assert named.notes == ("sequences with small letters, read as capitals: 1 (the first in line 1)",)
+    assert named.ids == ["s1", "s2"]
     last = read(tmp_path, ">s1|EI\nACGT\n>s2|N\nGG*\n", "a.fasta", large_bytes=large_bytes)
     assert (list(last.inputs), last.labels) == (["ACGT", "GG"], ["EI", "N"])
     own = read(tmp_path, ">s1 taxon=u\nA\n>s2 taxon=v\nC\n", "a.fa", label="taxon", large_bytes=large_bytes)

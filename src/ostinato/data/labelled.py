@@ -133,7 +133,7 @@ def _read_path(source: str | Path, spec: LabelledSpec) -> Examples:
             path, separator=spec.separator, encoding=spec.encoding or "utf-8", header=spec.header
         )
         return read_long_signals(table, _as_long(spec), str(path))
-    if spec.time is not None:
+    if spec.time is not None and spec.series is None:
         raise InputError(
             f"time: {spec.time!r} is about rows that are steps of signals; say in which column stands which "
             "signal a row is of (sequence=, --sequence COL)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from ostinato.data.examples import Examples
@@ -21,6 +22,8 @@ def read_fasta(path: str | Path, spec: LabelledSpec) -> Examples:
     - `spec.label` a name: the field `name=CLASS`; a number: the field at that place, negative from the end.
     - None: `label=CLASS` if the first header has it, else the last of several fields.
 
+    Where the first fields of the headers differ they are the `ids`.
+
     Raises:
         DataError: letters before the first header, digits or signs among the letters, a header without the
             field that the others have.
@@ -34,8 +37,11 @@ def read_fasta(path: str | Path, spec: LabelledSpec) -> Examples:
         return collector.finish()
     label = spec.label if spec.label is not None else _usual_label(_header(file, first)[0])
 
+    names: dict[int, str] = {}
+
     def parse(span: Span, found: Findings) -> Row:
         header, letters = _header(file, span)
+        names[span.line] = (_fields(header) or [""])[0]
         written = "".join(letters.split())
         sequence = written.upper().rstrip("*")
         wrong = re.search(r"[^A-Z*.\-]", sequence)
@@ -54,7 +60,9 @@ def read_fasta(path: str | Path, spec: LabelledSpec) -> Examples:
             first.line,
         )
     reading: dict[str, Column] = {"kind": "letters"} if label is None else {"kind": "letters", "label": label}
-    return collect_file(file, spans, parse, collector, reading)
+    examples = collect_file(file, spans, parse, collector, reading)
+    ids = [names[line] for line in examples.places]
+    return examples if "" in ids or len(set(ids)) < len(ids) else replace(examples, ids=ids)
 
 
 def _records(file: TextFile) -> Iterator[Span]:

@@ -24,6 +24,7 @@ INPUT_NAMES = {
 }
 NUMBERS = re.compile(r"[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?(?=[\s,;|\])]|$)")
 LABEL_NAMES = ("label", "class", "target", "category", "intent", "y", "labels")
+_ONE_TOKEN = " (where a row is one token, write columns without names, and a blank line after each sentence)"
 TAG_NAMES = ("tags", "slots", "labels", "ner_tags", "pos_tags", "chunk_tags")
 
 
@@ -118,6 +119,10 @@ def find_roles(spec: LabelledSpec, source: Named, kind: str, first: Sequence[Any
         label, tags = _of_tokens(spec, source, first, text, label, tags)
     elif label is None and spec.label is None:
         label = usual(source, LABEL_NAMES, but={text})
+    if kind == "tokens" and label is None and tags is None and spec.needs_labels:
+        raise source.error(
+            f"tags: say which column holds a tag for each token; the columns are: {shown(source)}{_ONE_TOKEN}"
+        )
     if label is None and tags is None and spec.needs_labels:
         raise source.error(f"label: say which column holds the labels; the columns are: {shown(source)}")
     columns = tuple(resolve(source, wanted, "columns") for wanted in spec.columns or ())
@@ -161,7 +166,8 @@ def _input_column(source: Named, kind: str, taken: set[int]) -> int:
     if found is None and len(left) == 1:
         found = left[0]
     if found is None:
-        raise source.error(f"text: say which column holds the input; the columns are: {shown(source)}")
+        hint = _ONE_TOKEN if kind == "tokens" else ""
+        raise source.error(f"text: say which column holds the input; the columns are: {shown(source)}{hint}")
     return found
 
 

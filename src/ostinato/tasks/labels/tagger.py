@@ -137,7 +137,8 @@ class Tagger(LabelEstimator):
         if examples.tags is None:
             raise InputError(
                 f"{name}: {examples.source or 'the data'} has no tags; a Tagger learns from a tag for each "
-                "token: name their column, or pass y"
+                "token: name their column, or pass y (where a row is one token, write columns without names, "
+                "and a blank line after each sentence)"
             )
         for number, (tokens, row) in enumerate(zip(Sentences(examples), examples.tags, strict=True)):
             if len(tokens) != len(row):
