@@ -117,6 +117,9 @@ def train_classify(  # noqa: PLR0913 - one parameter per option is Typer's way
     hidden: Hidden = None,
     layers: Layers = None,
     vectors: Vectors = None,
+    init: Annotated[
+        Path | None, model_option("Run of a language model to begin with (of texts).", "RUN")
+    ] = None,
     valid: Valid = None,
     test: Test = None,
     epochs: Epochs = None,
@@ -143,9 +146,9 @@ def train_classify(  # noqa: PLR0913 - one parameter per option is Typer's way
         "time": time, "values": values or None,
         "format": file_format, "separator": separator, "encoding": encoding,
         "header": False if no_header else None, "tree": tree or None, "hierarchy": hierarchy or None,
-        "cell": cell, "hidden_size": hidden, "num_layers": layers, "vectors": _text(vectors), "valid": valid,
-        "test": test, "epochs": epochs, "max_time_s": max_time, "batch_size": batch_size,
-        "learning_rate": learning_rate, "seed": seed, "device": device,
+        "cell": cell, "hidden_size": hidden, "num_layers": layers, "vectors": _text(vectors),
+        "init": _text(init), "valid": valid, "test": test, "epochs": epochs, "max_time_s": max_time,
+        "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "device": device,
     }  # fmt: skip
     train = functools.partial(estimators.train_labels, "Classifier")
     train_and_print(train, data, out, options, config, overrides, json=json, quiet=quiet, resume=resume)

@@ -60,6 +60,7 @@ def train_language(  # noqa: PLR0913 - one parameter per option is Typer's way
     cell: Cell = None,
     hidden: Hidden = None,
     layers: Layers = None,
+    init: Annotated[Path | None, model_option("Run of a language model to begin with.", "RUN")] = None,
     dropout: Annotated[float | None, model_option("Before the softmax.", "SHARE")] = None,
     valid: Annotated[
         list[Path] | None,
@@ -88,8 +89,8 @@ def train_language(  # noqa: PLR0913 - one parameter per option is Typer's way
     options: dict[str, Any] = {
         "unit": unit, "vocabulary_size": vocabulary, "documents": documents, "encoding": encoding,
         "cell": cell, "hidden_size": hidden, "num_layers": layers, "dropout": dropout,
-        "valid": valid or None, "test": test or None, "epochs": epochs, "max_time_s": max_time,
-        "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "device": device,
+        "init": None if init is None else str(init), "valid": valid or None, "test": test or None,
+        "epochs": epochs, "max_time_s": max_time, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "device": device,
     }  # fmt: skip
     train: Any = functools.partial(estimators.train_labels, "LanguageModel")
     given: Any = data

@@ -73,9 +73,7 @@ class LanguageNetwork(nn.Module):
             self.output = ClusterTables(vocabulary_size, hidden_size, cutoffs)
         elif hidden_size != embedding_size:
             self.projection = nn.Linear(hidden_size, embedding_size, bias=False)
-        self.head = SoftmaxHead(self.embedding)
-        if not tied:
-            self.head = SoftmaxHead(self._tables)
+        self.head: SoftmaxHead | None = SoftmaxHead(self._tables)
         self.word_dropout = WordDropout(options.word_dropout)
         self.drops = nn.ModuleList(
             LockedDropout(probability, number)
@@ -87,6 +85,12 @@ class LanguageNetwork(nn.Module):
     @property
     def _tables(self) -> ClusterTables:
         return self.embedding if self.output is None else self.output
+
+    @property
+    def softmax(self) -> SoftmaxHead:
+        """The probabilities' part."""
+        assert self.head is not None, "forget_softmax was called"
+        return self.head
 
     @property
     def output_weight(self) -> Tensor:
@@ -102,6 +106,10 @@ class LanguageNetwork(nn.Module):
         layer: Stack = self.layers[number]  # type: ignore[assignment]
         return layer
 
+    def forget_softmax(self) -> None:
+        """Drop what only the probabilities of units need, for a network that says something else."""
+        self.head, self.output, self.projection = None, None, None
+
     def initial_state(self, batch_size: int) -> State:
         """The state before the first unit: `layer0`, `layer1`, …"""
         return State({f"layer{i}": self._layer(i).initial_state(batch_size) for i in range(len(self.layers))})
@@ -112,6 +120,7 @@ class LanguageNetwork(nn.Module):
         state: State | None = None,
         *,
         rows: Tensor | None = None,
+        frozen: int = 0,
         **call: Any,
     ) -> tuple[Tensor, State]:
         """Outputs of the last layer (B, T, H), not yet dropped, and the state.
@@ -120,15 +129,19 @@ class LanguageNetwork(nn.Module):
             ids: (B, T).
             state: to go on from.
             rows: (B,) ids of the rows, which random masks depend on.
+            frozen: how many parts from below, the embeddings and then the layers, get no gradient.
             **call: `lengths`, `mask` or `resets`, as for every layer.
         """
-        x = self.word_dropout(self.embedding(ids), ids, self.vocabulary_size)
+        learns = torch.is_grad_enabled()
+        with torch.set_grad_enabled(learns and not frozen):
+            x = self.word_dropout(self.embedding(ids), ids, self.vocabulary_size)
         states: dict[str, Any] = {}
         for i in range(len(self.layers)):
             name = f"layer{i}"
-            x, states[name] = self._layer(i)(
-                self.drops[i](x, rows), None if state is None else state[name], **call
-            )
+            with torch.set_grad_enabled(learns and frozen < i + 2):
+                x, states[name] = self._layer(i)(
+                    self.drops[i](x, rows), None if state is None else state[name], **call
+                )
         return x, State(states)
 
     def loss(self, batch: Batch, state: State | None = None) -> LossOutput:
@@ -144,7 +157,7 @@ class LanguageNetwork(nn.Module):
         dropped = self.drops[-1](h, rows)
         real = dropped.flatten(0, 1) if mask is None else dropped[mask]
         targets = y.flatten() if mask is None else y[mask]
-        total = self.head.loss(self._projected(real), targets, self._tables)
+        total = self.softmax.loss(self._projected(real), targets, self._tables)
         count = torch.tensor(len(targets), device=total.device)
         if self.training and (self.activation or self.slowness):
             total = total + count * self._penalty(h, real, mask)
@@ -152,7 +165,7 @@ class LanguageNetwork(nn.Module):
 
     def unit_nats(self, h: Tensor, targets: Tensor) -> Tensor:
         """Σ -log P(target) of outputs h (N, H) of `encode` and targets (N,); in evaluation mode."""
-        return self.head.loss(self._projected(h), targets, self._tables)
+        return self.softmax.loss(self._projected(h), targets, self._tables)
 
     def _penalty(self, h: Tensor, real: Tensor, mask: Tensor | None) -> Tensor:
         penalty = self.activation * real.float().pow(2).mean()
@@ -177,7 +190,7 @@ class LanguageNetwork(nn.Module):
             name = f"layer{i}"
             own: Any = state[name]
             x, states[name] = self._layer(i).step(x, own)
-        return self.head.log_probs(self._projected(x), self._tables), State(states)
+        return self.softmax.log_probs(self._projected(x), self._tables), State(states)
 
 
 class _Regularisers:

@@ -77,6 +77,8 @@ class Classifier(LabelEstimator):
     """What texts are split into: word, char or bpe."""
     vectors: str | Path | None = None
     """File of word vectors in the usual text format, where the words of texts begin."""
+    init: str | Path | None = None
+    """Run folder of a language model that texts are read by; it is fine-tuned."""
 
     # ------------------------------------------------------------------------------------------- fit
 

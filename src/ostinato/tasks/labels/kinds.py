@@ -11,6 +11,7 @@ from ostinato.errors import InputError
 # kind -> the class that prepares it, imported when it is needed
 _CLASSES = {
     "text": "ostinato.tasks.labels.texts:TextInputs",
+    "pretrained": "ostinato.tasks.labels.pretrained:PretrainedInputs",
     "letters": "ostinato.tasks.labels.letters:LetterInputs",
     "arrays": "ostinato.tasks.labels.arrays:ArrayInputs",
     "documents": "ostinato.tasks.labels.documents:DocumentInputs",
@@ -25,7 +26,7 @@ def inputs_class(kind: str) -> Any:
 
 
 def kind_of(examples: Examples, settings: Any) -> str:
-    """The kind of input that examples are under a classifier's parameters `tree` and `hierarchy`.
+    """The kind of input that examples are under a classifier's parameters `tree`, `hierarchy` and `init`.
 
     Raises:
         InputError: parameters that do not fit the examples.
@@ -37,6 +38,11 @@ def kind_of(examples: Examples, settings: Any) -> str:
         raise InputError(f"tree={settings.tree}: expected {expected}, found {examples.kind}")
     if settings.hierarchy and examples.kind != "text":
         raise InputError(f"hierarchy=True reads documents, found {examples.kind}; leave it out")
+    if settings.init is not None:
+        if settings.hierarchy or examples.kind != "text":
+            found = "hierarchy=True" if settings.hierarchy else examples.kind
+            raise InputError(f"init: a language model reads texts, found {found}; leave it out")
+        return "pretrained"
     return "documents" if settings.hierarchy else examples.kind
 
 

@@ -19,6 +19,7 @@ from ostinato.tasks.language.checks import check_parameters
 from ostinato.tasks.language.fitting import Fitting
 from ostinato.tasks.language.ngrams import Baselines
 from ostinato.tasks.language.scoring import score_table
+from ostinato.tasks.transfer import LanguageSource
 from ostinato.training.distributed import find_device, is_first_process
 from ostinato.training.run_folder import RunFolder, is_committed
 
@@ -81,6 +82,8 @@ class LanguageModel(Estimator):
     """Penalty on the mean square of the last outputs."""
     slowness: float = 0.0
     """Penalty on the mean square of their changes from unit to unit."""
+    init: str | Path | None = None
+    """Run folder of a language model to begin with: its sizes, and the vectors of units that both know."""
     epochs: int | None = None
     """Most passes over the training text."""
     max_time_s: float | None = None
@@ -200,9 +203,10 @@ class LanguageModel(Estimator):
             is_character=self.units_.unit == "char",
             left_s=self._left_s(started_s),
         )
+        source = None if settings.init is None else LanguageSource.read(settings.init)
         fitting = Fitting(
             self.settings_, corpus, checks, len(test) if test is not None else 0, len(self.units_),
-            lambda: self._left_s(started_s),
+            lambda: self._left_s(started_s), self.units_, source,
         )  # fmt: skip
         is_first = is_first_process()
         digest = {"units": len(corpus), "sha256": corpus.digest()}
@@ -214,7 +218,7 @@ class LanguageModel(Estimator):
         if folder is not None and is_first:
             storage.keep_plan(folder, self.settings_, digest)
         self.network_, self.history_ = fitting.train(folder, resume)
-        self.notes_ += self.history_.notes
+        self.notes_ += [*fitting.notes, *self.history_.notes]
         self._score_parts(checks, test)
 
     def _score_parts(self, checks: Corpus, test: Corpus | None) -> None:

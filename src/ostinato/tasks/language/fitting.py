@@ -12,10 +12,13 @@ from typing import Any
 import torch
 
 from ostinato.data.corpus import Corpus
+from ostinato.data.corpus_units import CorpusUnits
 from ostinato.data.token_streams import TokenStreams
+from ostinato.errors import InputError
 from ostinato.models.language import LanguageNetwork
 from ostinato.tasks.language import plan
 from ostinato.tasks.language.scoring import text_nats
+from ostinato.tasks.transfer import LanguageSource, begin_with
 from ostinato.training.distributed import find_device
 from ostinato.training.history import History
 from ostinato.training.loop import train
@@ -39,6 +42,9 @@ class Fitting:
         n_tests: units that are looked at once more after training.
         V: different units.
         left_s: seconds left of the time limit, None without one.
+        units: of the corpus.
+        source: the language model to begin with.
+        notes: what there was to say about it.
     """
 
     settings: Any
@@ -47,7 +53,9 @@ class Fitting:
     n_tests: int
     V: int
     left_s: Callable[[], float | None]
-    _unit_s: float | None = field(default=None, init=False)
+    units: CorpusUnits
+    source: LanguageSource | None = None
+    notes: list[str] = field(default_factory=list)
 
     def choose(self) -> tuple[dict[str, Any], list[str]]:
         """A value for every parameter that is None, and what to say about it.
@@ -58,6 +66,8 @@ class Fitting:
         longest = 128 if self.V <= plan.FEW_UNITS else 70
         chunk = given.chunk or max(32, min(longest, N // 2000))
         s = replace(given)
+        if self.source is not None:
+            self._take_sizes(s, self.source)
         for name, value in (
             ("cell", "lstm"),
             ("chunk", chunk),
@@ -90,6 +100,15 @@ class Fitting:
         return chosen, [
             f"{s.cell} of {s.num_layers} × {s.hidden_size}: {passes:.1f} passes over {N:,} units of text"
         ]
+
+    @staticmethod
+    def _take_sizes(s: Any, source: LanguageSource) -> None:
+        for name, value in source.sizes.items():
+            if getattr(s, name) not in (None, value):
+                raise InputError(
+                    f"{name}={getattr(s, name)!r}: the run that init names has {value!r}; leave it out"
+                )
+            setattr(s, name, value)
 
     def _weights(self, s: Any) -> int:
         size = plan.Size(s.embedding_size, s.hidden_size, s.num_layers)
@@ -131,6 +150,8 @@ class Fitting:
         with kept_randomness(torch.device("cpu")):
             torch.manual_seed(s.seed)
             network = self._built(s)
+        if self.source is not None:
+            self.notes.append(begin_with(network, self.units, self.source))
         streams = self._streams(s)
         budget_s, epochs = None, s.epochs
         if self.left_s() is not None:

@@ -40,7 +40,7 @@ def stepper(network: LanguageNetwork, state: State) -> tuple[Step, Any]:
         leaves: Any = layer._unstack_leaves(state[f"layer{i}"], 1, like)
         session.write_state([directions[0] for directions in leaves])
         sessions.append((session, like.new_empty(1, layer.output_size)))
-    table, head = like.detach(), network.head
+    table, head = like.detach(), network.softmax
     projection = None if network.projection is None else network.projection.weight.detach().t()
     weight, bias = network.output_weight.detach().t(), head.biases[0].detach().clone()
     bias[0] = -torch.inf

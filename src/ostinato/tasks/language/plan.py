@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from ostinato.data.token_streams import TokenStreams
-from ostinato.layers.softmax import choose_cutoffs
 from ostinato.models.language import LanguageNetwork
+from ostinato.tasks.transfer import SIZES, new_network
 from ostinato.training.randomness import kept_randomness
 
 FEW_UNITS = 1000
@@ -115,14 +115,11 @@ def choose_regularisers(weights: int, units: int, passes: float, *, few_units: b
 
 def build(settings: Any, V: int) -> LanguageNetwork:
     """The untrained network of settings with every choice made."""
-    cutoffs = choose_cutoffs(V) if settings.adaptive else ()
-    layers = settings.num_layers
-    return LanguageNetwork(
-        V, settings.embedding_size, settings.hidden_size, layers, settings.cell, tied=settings.tied,
-        cutoffs=cutoffs, word_dropout=settings.word_dropout, dropout_in=settings.dropout_in,
-        dropout_between=settings.dropout_between if layers > 1 else 0.0, dropout_out=settings.dropout,
-        weight_drop=settings.weight_drop if settings.cell in ("rnn", "lstm", "gru") else 0.0,
-        activation=settings.activation, slowness=settings.slowness,
+    return new_network(
+        {name: getattr(settings, name) for name in SIZES}, V, word_dropout=settings.word_dropout,
+        dropout_in=settings.dropout_in, dropout_between=settings.dropout_between,
+        dropout_out=settings.dropout, weight_drop=settings.weight_drop, activation=settings.activation,
+        slowness=settings.slowness,
     )  # fmt: skip
 
 

@@ -1,0 +1,65 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+
+import ostinato as ot
+from ostinato.errors import InputError
+from ostinato.tasks.transfer import LanguageSource
+
+rng = np.random.default_rng(0)
+TEXT = "".join(
+    f"{rng.choice(['who', 'what', 'where'])} {rng.choice(['is', 'was'])} the {rng.choice(['dog', 'cat'])} of "
+    f"{rng.choice(['rome', 'paris'])} ?\n"
+    for _ in range(300)
+)
+LINES = TEXT.split("\n")[:90]
+LABELS = [line.split()[0] for line in LINES]
+QUICK = {"progress": "quiet", "epochs": 3}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("language") / "run"
+    model = ot.LanguageModel(hidden_size=20, embedding_size=8, num_layers=2, unit="word", **QUICK)
+    model.fit(io.StringIO(TEXT)).save(path)
+    return path
+
+
+def test_a_classifier_begins_with_a_language_model(run, tmp_path):
+    fitted = ot.Classifier(init=str(run), members=1, **QUICK).fit(LINES, LABELS)
+    assert (fitted.settings_.hidden_size, fitted.settings_.num_layers) == (20, 2)
+    source, found = LanguageSource.read(run), fitted.network_.members[0].network.language
+    # Fine-tuned, so near where it began and not there.
+    before, after = source.tensors["embedding.weights.0"], found.embedding.weights[0]
+    assert not torch.equal(before, after)
+    assert (before - after).abs().max() < 0.1
+    fitted.save(tmp_path / "classifier")
+    loaded = ot.load(tmp_path / "classifier")
+    np.testing.assert_array_equal(loaded.predict_proba(LINES), fitted.predict_proba(LINES))
+    assert loaded.predict(["", "who is the cow ?"]).shape == (2,)
+    assert any("unknown to the language model" in note for note in loaded.notes_)
+
+
+def test_a_language_model_begins_with_another_that_knows_other_words(run):
+    other = TEXT.replace("rome", "london")
+    fresh = ot.LanguageModel(init=str(run), unit="word", **{**QUICK, "epochs": 1}).fit(io.StringIO(other))
+    scratch = ot.LanguageModel(
+        hidden_size=20, embedding_size=8, num_layers=2, unit="word", **{**QUICK, "epochs": 1}
+    ).fit(io.StringIO(other))
+    assert any("of 13 units begin with the vectors" in note for note in fresh.notes_)
+    own, plain = (m.metrics_["model"]["lstm"]["nats"] for m in (fresh, scratch))
+    assert own < plain
+
+
+def test_what_the_run_decides_cannot_be_asked_for(run, tmp_path):
+    with pytest.raises(InputError, match="hidden_size=7: the run that init names has 20"):
+        ot.LanguageModel(init=str(run), hidden_size=7, **QUICK).fit(io.StringIO(TEXT))
+    with pytest.raises(InputError, match="unit='char': the language model of init decides it"):
+        ot.Classifier(init=str(run), unit="char", **QUICK).fit(LINES, LABELS)
+    with pytest.raises(InputError, match="init: a language model reads texts, found arrays"):
+        ot.Classifier(init=str(run), **QUICK).fit(np.zeros((20, 5, 2), np.float32), [0, 1] * 10)
+    ot.Classifier(hidden_size=8, members=1, **QUICK).fit(LINES, LABELS).save(tmp_path / "other")
+    with pytest.raises(InputError, match="holds a 'classifier'"):
+        ot.LanguageModel(init=str(tmp_path / "other"), **QUICK).fit(io.StringIO(TEXT))
