@@ -3,7 +3,8 @@
     python benchmarks/language_speed.py [--cases gru,lstm,words] [--rounds 20] [--threads 1] [--json FILE]
 
 Cases: characters (V = 66, 32 streams of 128 units) with a GRU or an LSTM of 512 units; and words of the size
-of the Penn Treebank (V = 10,000, 32 streams of 70 units), an LSTM of 2 × 512 with tied vectors of 256. The
+of the Penn Treebank (V = 10,000): 32 streams of 70 units, an LSTM of 2 × 512 with tied vectors of 256; and
+20 streams of 35 units, 2 × 200 with vectors of 200, the small network of arXiv:1409.2329. The
 peer has the same parts, sizes and weights, written as everybody writes them: `nn.Embedding`, `nn.LSTM` or
 `nn.GRU`, `nn.Linear`, `F.cross_entropy`. Both give the same losses first, over three chunks with the state
 carried. Then both take the same steps on the same chunks in turns: forward, backward, clipping, fused AdamW.
@@ -59,6 +60,7 @@ CASES = {
     "gru": Case("gru", 66, 64, 512, 1, False, 32, 128, 1.7),
     "lstm": Case("lstm", 66, 64, 512, 1, False, 32, 128, 1.0),
     "words": Case("lstm", 10_000, 256, 512, 2, True, 32, 70, 1.3),
+    "small": Case("lstm", 10_000, 200, 200, 2, True, 20, 35, 1.3),
 }
 
 

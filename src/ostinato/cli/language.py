@@ -90,7 +90,8 @@ def train_language(  # noqa: PLR0913 - one parameter per option is Typer's way
         "unit": unit, "vocabulary_size": vocabulary, "documents": documents, "encoding": encoding,
         "cell": cell, "hidden_size": hidden, "num_layers": layers, "dropout": dropout,
         "init": None if init is None else str(init), "valid": valid or None, "test": test or None,
-        "epochs": epochs, "max_time_s": max_time, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "device": device,
+        "epochs": epochs, "max_time_s": max_time, "batch_size": batch_size,
+        "learning_rate": learning_rate, "seed": seed, "device": device,
     }  # fmt: skip
     train: Any = functools.partial(estimators.train_labels, "LanguageModel")
     given: Any = data

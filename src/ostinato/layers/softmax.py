@@ -78,7 +78,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             elif upstream == 1:
                 gradients.append(kept)
             else:
-                gradients.append(kept * upstream.to(kept.dtype))
+                # In place: a second pass through the graph is refused by autograd's count of versions.
+                gradients.append(kept.mul_(upstream.to(kept.dtype)))
         return *gradients, None, None
 
 
