@@ -385,6 +385,32 @@ def test_takes_a_users_cell(feeding):
         torch.testing.assert_close(likelihood(said, given).sum(), model.loss(given).total)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"feeding": "output", "decoder_layers": 2},
+        {"feeding": "context", "attention": "additive", "coverage": True},
+        {"attention": "local", "copying": True},
+    ],
+    ids=str,
+)
+def test_trains_in_half_precision(options):
+    given = batch(copying=options.get("copying", False))
+    model = EncoderDecoder(SOURCE, TARGET, **SMALL, **options)
+    results = []
+    for is_half in (False, True):
+        set_mask_key(model, 1, 1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_half):
+            loss = model.loss(given)
+        loss.total.backward()
+        results.append([loss.total.detach(), *(p.grad.clone() for p in model.parameters())])
+        model.zero_grad()
+    for one, other in zip(*results, strict=True):
+        assert one.dtype == torch.float32
+        assert float((one - other).abs().max()) <= 0.05 * float(one.abs().max()) + 0.05
+
+
 # One to many -----------------------------------------------------------------------------------------
 
 

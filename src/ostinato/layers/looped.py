@@ -31,8 +31,9 @@ class LoopProducts:
         self._slots: dict[int, tuple[_Slot, Tensor]] = {}
 
     def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
-        """x (B, D), weight (G, D) -> (B, G)."""
-        if not (torch.is_grad_enabled() and weight.requires_grad):
+        """x (B, D), weight (G, D) -> (B, G); under autocast plain products, which have its dtype."""
+        is_plain = torch.is_autocast_enabled(x.device.type) or not weight.requires_grad
+        if is_plain or not torch.is_grad_enabled():
             return F.linear(x, weight)
         if id(weight) not in self._slots:
             slot = _Slot(weight)
