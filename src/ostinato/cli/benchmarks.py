@@ -109,8 +109,8 @@ def bench_gpu(
     """Check and time the layers on an NVIDIA GPU beside cuDNN and torch.compile.
 
     First cuDNN alone, then ours beside float64, then the grid and the goals. Every case runs in another
-    process with a limit of time: one that fails or hangs is named, and the rest goes on. Exit code 1: ours are
-    wrong somewhere or did not run, or there is no GPU.
+    process with a limit of time: one that fails or hangs is named, and the rest goes on. Exit code 1: ours
+    are wrong somewhere or did not run, or there is no GPU.
     """
     from ostinato.bench import gpu_cases, gpu_running
 

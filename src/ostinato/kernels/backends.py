@@ -79,7 +79,7 @@ def choose(spec: CellSpec, options: CellOptions, request: Request, backend: str,
             if obstacle:
                 raise InputError(f"backend={name!r} cannot run this ({obstacle}); use backend='auto'")
             return _path(name, "asked for", False, request)
-        if backend != "auto" or (obstacle and name == foreign):
+        if backend != "auto" or name == foreign:
             continue
         if obstacle:
             reasons.append(f"not {name!r}: {obstacle}")

@@ -26,6 +26,8 @@ _DTYPES = (torch.float32, torch.float64)
 def _task_obstacle(task: Task) -> str | None:
     if task.cell not in packed_weights.CELL_NUMBERS:
         return f"there is no native kernel of the cell {task.cell!r}"
+    if task.is_both:
+        return "the native kernels run one direction at a time"
     if task.keeps == "outputs" and not _is_plain(task.options):
         return "gates are recomputed for cells without options only"
     return None

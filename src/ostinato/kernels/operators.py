@@ -45,6 +45,7 @@ Backward = Callable[..., list[Tensor]]
 def run(task: Task, given: Arguments) -> list[Tensor]:
     """y (B, T, P), the final leaves (B, ·), and the cell states (B, T, H) where the task returns them.
 
+    Of a task of both directions, as `Task.is_both` says.
     At masked steps y and the cell states are 0. `task.keeps` says what is kept for backward should a gradient
     be wanted; without one nothing is kept.
     """
@@ -164,7 +165,9 @@ def _wants_gradient(given: Arguments) -> bool:
 
 
 def _keeping_nothing(task: Task) -> Task:
-    return task if task.keeps in ("nothing", "inputs") else Task(*task[:-1], "nothing")
+    if task.keeps in ("nothing", "inputs"):
+        return task
+    return Task(task.cell, task.options, task.is_reverse, task.returns_cells, "nothing", task.is_both)
 
 
 # What a call comes to ------------------------------------------------------------------------------------
@@ -236,6 +239,7 @@ def encode(task: Task) -> str:
     words = f"{task.cell} keeps={task.keeps}"
     words += " is_reverse" if task.is_reverse else ""
     words += " returns_cells" if task.returns_cells else ""
+    words += " is_both" if task.is_both else ""
     return f"{words} | {task.options.text}"
 
 
@@ -246,7 +250,7 @@ def decode(text: str) -> Task:
     cell, keeps, *flags = words.split()
     return Task(
         cell, CellOptions.from_text(options), "is_reverse" in flags, "returns_cells" in flags,
-        keeps.removeprefix("keeps="),
+        keeps.removeprefix("keeps="), "is_both" in flags,
     )  # fmt: skip
 
 
@@ -334,7 +338,7 @@ def _backward_operator(
 
 
 def _n_outputs(task: Task) -> int:
-    return 1 + len(reference.CELLS[task.cell].leaves) + task.returns_cells
+    return 1 + len(reference.CELLS[task.cell].leaves) * (1 + task.is_both) + task.returns_cells
 
 
 def _fake_recurrence(*flat: Any) -> list[Tensor]:
@@ -365,12 +369,13 @@ def _fake_recurrence_backward(*flat: Any) -> list[Tensor]:
 def _empty_outputs(task: Task, given: Arguments) -> list[Tensor]:
     B, T, _ = given.x.shape
     H = hidden_size(task, given)
-    sizes = reference.CELLS[task.cell].state_sizes(H, task.options)
-    outputs = [given.x.new_empty(B, T, *sizes["h"])]
+    sizes, n = reference.CELLS[task.cell].state_sizes(H, task.options), 1 + task.is_both
+    outputs = [given.x.new_empty(B, T, n * sizes["h"][0])]
     # Under autocast the state is wider than x.
-    outputs += [leaf.new_empty(B, *size) for leaf, size in zip(given.state, sizes.values(), strict=True)]
+    widths = [*sizes.values()] * n
+    outputs += [leaf.new_empty(B, *size) for leaf, size in zip(given.state, widths, strict=True)]
     if task.returns_cells:
-        outputs.append(given.state[1].new_empty(B, T, H))
+        outputs.append(given.state[1].new_empty(B, T, n * H))
     return outputs
 
 

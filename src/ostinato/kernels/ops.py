@@ -6,7 +6,7 @@ operators time-major; the transposition happens here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -100,6 +100,49 @@ def _arguments(
     )  # fmt: skip
 
 
+def run_both(
+    way: Path,
+    spec: CellSpec,
+    x: Tensor,
+    states: Sequence[Leaves],
+    tensors: Sequence[Mapping[str, Tensor]],
+    options: CellOptions,
+    stretch: Stretch,
+    *,
+    noises: Sequence[Noise],
+    keeps: str = "gates",
+    **rules: Any,
+) -> tuple[Tensor, list[Result]]:
+    """Both directions of one layer at once, on the path `triton`: y (B, T, 2·P), and `run`'s results of each.
+
+    `rules` are `initials` and `return_states`.
+    """
+    if way.products is not None:
+        x, tensors = x.to(way.products), [_with_products(way.products, x, one)[1] for one in tensors]
+    returns_cells = rules["return_states"] and "c" in spec.leaves
+    task = Task(spec.name, options, False, returns_cells, keeps, is_both=True)
+    initials = rules["initials"] or [None, None]
+    parts = [
+        _arguments(x, state, weights, stretch, noise, initial)
+        for state, weights, noise, initial in zip(states, tensors, noises, initials, strict=True)
+    ]
+    one, other = parts
+    given = one._replace(
+        state=one.state + other.state, initial=one.initial + other.initial,
+        weights=one.weights + other.weights, noise=one.noise + other.noise,
+    )  # fmt: skip
+    y, *rest = operators.run(task, given)
+    cells = rest.pop().chunk(2, 2) if returns_cells else (None, None)
+    n, results = len(spec.leaves), []
+    for d, (half, part) in enumerate(zip(y.chunk(2, 2), parts, strict=True)):
+        final = dict(zip(spec.leaves, rest[d * n : (d + 1) * n], strict=True))
+        kept = None
+        if rules["return_states"]:
+            kept = _states(spec.leaves, part, half, cells[d], is_reverse=d == 1)
+        results.append(Result(half, final, kept))
+    return y, results
+
+
 def _run_task(task: Task, given: Arguments, return_states: bool) -> Result:
     names = reference.CELLS[task.cell].leaves
     task = task._replace(returns_cells=return_states and "c" in names)
@@ -107,16 +150,23 @@ def _run_task(task: Task, given: Arguments, return_states: bool) -> Result:
     final = dict(zip(names, rest, strict=False))
     if not return_states:
         return Result(y, final, None)
+    cells = rest[-1] if task.returns_cells else None
+    return Result(y, final, _states(names, given, y, cells, is_reverse=task.is_reverse))
+
+
+def _states(
+    names: Sequence[str], given: Arguments, y: Tensor, cells: Tensor | None, *, is_reverse: bool
+) -> Leaves:
+    """The states after every step of one direction."""
     # Under autocast y is narrower than the state.
-    leaves = {"h": y.to(given.state[0].dtype), **({"c": rest[-1]} if task.returns_cells else {})}
+    leaves = {"h": y.to(given.state[0].dtype), **({} if cells is None else {"c": cells})}
     initial: list[Tensor] | list[None] = given.initial or [None] * len(names)
-    states = {
+    return {
         name: operators.states_after_steps(
-            leaves[name], now, start, given.mask, given.resets, is_reverse=task.is_reverse
+            leaves[name], now, start, given.mask, given.resets, is_reverse=is_reverse
         )
         for name, now, start in zip(names, given.state, initial, strict=True)
     }
-    return Result(y, final, states)
 
 
 def is_eager(x: Tensor, like: Tensor) -> bool:

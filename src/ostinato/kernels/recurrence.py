@@ -34,8 +34,32 @@ def with_tensors(given: Arguments, tensors: Sequence[Tensor]) -> Arguments:
     )  # fmt: skip
 
 
+def directions_of(task: Task, given: Arguments) -> list[tuple[Task, Arguments]]:
+    """What each direction of a call of both computes."""
+
+    def halves(values: list[Any]) -> tuple[list[Any], list[Any]]:
+        n = len(values) // 2
+        return values[:n], values[n:]
+
+    lists: list[list[Any]] = [given.state, given.initial, given.weights, given.noise]
+    return [
+        (
+            task._replace(is_reverse=is_reverse, is_both=False),
+            Arguments(given.x, state, initial, weights, given.mask, given.resets, noise),
+        )
+        for is_reverse, (state, initial, weights, noise) in zip(
+            (False, True), zip(*map(halves, lists), strict=True), strict=True
+        )
+    ]
+
+
 def run_steps(task: Task, given: Arguments) -> list[Tensor]:
     """The same outputs as `run`, by a composition of differentiable operators."""
+    if task.is_both:
+        one, other = (run_steps(*direction) for direction in directions_of(task, given))
+        n = 1 + len(given.state) // 2
+        joined = [torch.cat(pair, 2) for pair in zip((one[0], *one[n:]), (other[0], *other[n:]), strict=True)]
+        return [joined[0], *one[1:n], *other[1:n], *joined[1:]]
     if given.x.dtype != given.state[0].dtype:
         return _run_wider_steps(task, given)
     spec, is_reverse = reference.CELLS[task.cell], task.is_reverse

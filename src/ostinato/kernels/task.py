@@ -11,7 +11,7 @@ from ostinato.kernels.cell_options import CellOptions
 
 
 class Task(NamedTuple):
-    """What one call computes: one direction of one layer.
+    """What one call computes: one direction of one layer, or both directions of one.
 
     Attributes:
         cell: its row of `reference.CELLS`.
@@ -21,6 +21,8 @@ class Task(NamedTuple):
         keeps: what forward saves for backward: `nothing`, `gates`, or `outputs`, from which backward computes
             the gates again: a third of the memory and a third more work; or `inputs`, which is not for these
             kernels: the plain steps run again in backward.
+        is_both: both directions over the same x, mask and resets; y and the cell states are then side by
+            side, (B, T, 2·P) and (B, T, 2·H), and the final leaves one direction after the other.
     """
 
     cell: str
@@ -28,10 +30,11 @@ class Task(NamedTuple):
     is_reverse: bool
     returns_cells: bool
     keeps: str
+    is_both: bool = False
 
 
 class Arguments(NamedTuple):
-    """What one direction of one layer runs on.
+    """What one direction of one layer runs on; of both, each list has the forward direction's first.
 
     Attributes:
         x: (B, T, D), any strides.

@@ -187,6 +187,22 @@ class GatedStack(Stack):
             **call,
         )
 
+    def _run_layer(
+        self, layer: int, x: Tensor, state: list[Leaves], stretch: Stretch, **call: Any
+    ) -> tuple[Tensor, list[Result]]:
+        path = call["path"]
+        if path.path != "triton" or self.spec.is_linear or not self.bidirectional:
+            return super()._run_layer(layer, x, state, stretch, **call)
+        options, clocks = self._cell_options, call["clocks"]
+        tensors, noises = [self._tensors(layer, d) for d in (0, 1)], [Noise(), Noise()]
+        for d, clock in enumerate(clocks if self.training else ()):
+            if clock is not None:
+                tensors[d], options, noises[d] = self._with_masks(layer, d, tensors[d], clock)
+        return ops.run_both(
+            path, self.spec, x, state, tensors, options, stretch, noises=noises, keeps=self._keeps,
+            initials=call["initials"], return_states=call["return_states"],
+        )  # fmt: skip
+
     def _with_masks(
         self, layer: int, direction: int, tensors: dict[str, Tensor], clock: Clock
     ) -> tuple[dict[str, Tensor], CellOptions, Noise]:

@@ -52,7 +52,7 @@ def run(stack: GatedStack, x: Any, state: State | None) -> Output | None:
         return None
     request = _REQUESTS[stack.training]
     path = stack._choose(request if x.is_cpu else request.with_call(x, is_masked=False))
-    if path.path not in KERNELS or path.is_fallback:
+    if path.path not in KERNELS or path.is_fallback or (stack.bidirectional and path.path == "triton"):
         return None
     if stack.path != path.path:
         stack.path = path.path

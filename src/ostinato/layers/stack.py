@@ -273,22 +273,28 @@ class Stack(nn.Module):
         for layer, now in enumerate(leaves):
             if clocks:
                 x = self._drop(x, Kind.BETWEEN if layer else Kind.INPUT, layer, clocks)
-            results = []
-            for direction, leaf in enumerate(now):
-                initial = None
-                if stretch.resets is not None:
-                    initial = self._initial_leaves(layer, direction, x.shape[0], self._like())
-                results.append(
-                    self._run_direction(
-                        layer, direction, x, leaf, stretch, path=path, initial=initial,
-                        clock=clocks[direction] if clocks else None, return_states=return_states,
-                    )
-                )  # fmt: skip
-            y = results[0].y if len(results) == 1 else torch.cat([result.y for result in results], dim=2)
+            initials: list[Leaves | None] = [None] * len(now)
+            if stretch.resets is not None:
+                initials = [self._initial_leaves(layer, d, x.shape[0], self._like()) for d in range(len(now))]
+            y, results = self._run_layer(
+                layer, x, now, stretch, path=path, initials=initials, clocks=clocks or [None] * len(now),
+                return_states=return_states,
+            )  # fmt: skip
             x = y + x if self._residual and layer else y
             final.append([result.state for result in results])
             states.append([result.states or {} for result in results])
         return self._drop(x, Kind.OUTPUT, self.num_layers, clocks) if clocks else x, final, states
+
+    def _run_layer(
+        self, layer: int, x: Tensor, state: list[Leaves], stretch: Stretch, **call: Any
+    ) -> tuple[Tensor, list[Result]]:
+        clocks, initials = call.pop("clocks"), call.pop("initials")
+        results = [
+            self._run_direction(layer, d, x, leaf, stretch, clock=clocks[d], initial=initials[d], **call)
+            for d, leaf in enumerate(state)
+        ]
+        y = results[0].y if len(results) == 1 else torch.cat([result.y for result in results], dim=2)
+        return y, results
 
     def _drop(self, x: Tensor, kind: Kind, layer: int, clocks: list[Clock]) -> Tensor:
         probability = self._dropout.get(kind, 0.0)
