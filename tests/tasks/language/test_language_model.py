@@ -7,6 +7,7 @@ import pytest
 
 import ostinato as ot
 from ostinato.errors import DataError, InputError
+from ostinato.tasks.language import plan
 from ostinato.tasks.language.generation import until
 from ostinato.tasks.language.scoring import text_nats
 
@@ -175,6 +176,25 @@ def test_a_time_limit_chooses_a_network_that_fits_and_is_kept():
     assert time.monotonic() - started_s < 6
     assert fitted.settings_.hidden_size >= 128
     assert fitted.history_.steps >= 1
+
+
+def test_an_adaptive_softmax_is_a_choice():
+    fitted = model(unit="word", adaptive=True, vocabulary_size=20).fit(io.StringIO(TEXT))
+    assert len(fitted.network_.embedding.weights) == 2
+    assert fitted.generate("a dog", length=6, seed=1)
+    assert np.isfinite(fitted.metrics_["model"]["lstm"]["nats"])
+
+
+def test_a_time_limit_asks_for_larger_networks_of_longer_texts():
+    settings = ot.LanguageModel(cell="lstm")
+    speed_s = 6 / 240e9  # two cores
+    char = plan.choose_size(settings, 1_003_854, 66, speed_s, 850.0)
+    assert (char["hidden_size"], char["num_layers"], char["tied"]) == (512, 2, False)
+    word = plan.choose_size(settings, 929_589, 10_000, speed_s, 1150.0)
+    assert (word["hidden_size"], word["embedding_size"], word["tied"]) == (512, 256, True)
+    assert plan.choose_size(settings, 929_589, 10_000, speed_s, 100.0)["hidden_size"] == 128
+    assert plan.choose_size(settings, 50_000, 66, None, None)["hidden_size"] == 128
+    assert plan.choose_size(settings, 10**8, 50_000, None, None)["adaptive"]
 
 
 @pytest.mark.parametrize("cell", ["gru", "mingru"])

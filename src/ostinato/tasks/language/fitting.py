@@ -63,16 +63,16 @@ class Fitting:
         With a time limit the speed of this machine decides too: two networks are tried for a few steps.
         """
         given, N = self.settings, len(self.corpus)
-        longest = 128 if self.V <= plan.FEW_UNITS else 70
-        chunk = given.chunk or max(32, min(longest, N // 2000))
+        few = self.V <= plan.FEW_UNITS
+        chunk = given.chunk or max(32, min(128 if few else 48, N // 2000))
         s = replace(given)
         if self.source is not None:
             self._take_sizes(s, self.source)
         for name, value in (
             ("cell", "lstm"),
             ("chunk", chunk),
-            ("batch_size", max(1, min(32, N // 250 // chunk))),
-            ("learning_rate", 0.004 if self.V <= plan.FEW_UNITS else 0.003),
+            ("batch_size", max(1, min(32 if few else 24, N // 250 // chunk))),
+            ("learning_rate", 0.004 if few else 0.003),
             ("weight_decay", 0.01),
         ):
             if getattr(s, name) is None:
@@ -82,8 +82,9 @@ class Fitting:
         for name, value in sizes.items():
             if getattr(s, name) is None:
                 setattr(s, name, value)
-        wanted = plan.wanted_passes(N)
-        most = s.epochs or max(1, round(2 * wanted))
+        wanted = plan.wanted_passes(N, self.V)
+        # Without a time limit three times what is needed at least; more may still be of use.
+        most = s.epochs or max(1, round((3 if speed_s is None else 6) * wanted))
         weights = self._weights(s)
         passes = float(most)
         if speed_s is not None:
@@ -91,7 +92,7 @@ class Fitting:
             passes = min(passes, max(budget_s / (speed_s * weights * N), 0.1))
         size = plan.Size(s.embedding_size, s.hidden_size, s.num_layers)
         own = size.weights(0, tied=s.tied, gates=4)
-        regularisers = plan.choose_regularisers(own, N, passes, few_units=self.V <= plan.FEW_UNITS)
+        regularisers = plan.choose_regularisers(own, N, passes, few_units=few)
         for name, value in regularisers.items():
             if getattr(s, name) is None:
                 setattr(s, name, value)

@@ -19,8 +19,8 @@ FEW_UNITS = 1000
 """Up to so many units a softmax costs little, and its weights are not tied to the embeddings."""
 ADAPTIVE_FROM = 40_000
 """From so many units on the softmax is adaptive: in clusters, the rarer ones with narrower vectors."""
-UNITS_PER_WEIGHT = 0.25
-"""A network has at most four weights for each unit of the training text."""
+UNITS_PER_WEIGHT = 0.2
+"""A network has at most five weights for each unit of the training text."""
 STEP_FACTOR = 1.1
 """What the optimizer and the loop add to the forward and backward passes."""
 
@@ -54,11 +54,14 @@ def gates_of(cell: Any) -> int:
     return _GATES.get(cell, 4) if isinstance(cell, str) else 4
 
 
-def wanted_passes(units: int) -> float:
+def wanted_passes(units: int, V: int) -> float:
     """Passes that a network should at least have time for over a text of so many units.
 
-    10 over a million, and with the inverse of the square root of more or less, between 1 and 40."""
-    return min(40.0, max(1.0, 10 * math.sqrt(1e6 / units)))
+    8 over a million characters and 6 over a million words, and with the inverse of the square root of more
+    or less; between 1 and 40.
+    """
+    million = 8.0 if V <= FEW_UNITS else 6.0
+    return min(40.0, max(1.0, million * math.sqrt(1e6 / units)))
 
 
 def choose_size(
@@ -84,7 +87,7 @@ def choose_size(
             break
         if budget_s is not None and unit_s is not None:
             passes = budget_s / (unit_s * weights * units)
-            if passes < wanted_passes(units):
+            if passes < wanted_passes(units, V):
                 break
         best = size
     return {
@@ -99,7 +102,7 @@ def choose_size(
 def choose_regularisers(weights: int, units: int, passes: float, *, few_units: bool) -> dict[str, float]:
     """How strongly to regularise: the more, the oftener a network of so many weights sees each unit."""
     # About 0 where every unit of a large text is seen once, 1 where a few are seen very often.
-    strength = min(1.0, math.sqrt(weights * passes / units) / 6)
+    strength = min(1.0, math.sqrt(weights * passes / units) / (6 if few_units else 10))
     if few_units:
         return {
             "dropout": round(0.5 * strength, 2), "dropout_in": round(0.1 * strength, 2),
