@@ -1,25 +1,34 @@
-"""The backward kernel of RNN, LSTM and GRU: the steps from the last to the first, in the modes of `triton_forward.py`.
+"""The backward kernel of RNN, LSTM and GRU: the steps from the last to the first, in the modes of
+`triton_forward.py`.
 
-It turns what forward kept of the gates into gradients before the activations, in place; the products with them
-that give the gradients of weights and x come after the loop, one large product each. A thread block has the
-gates of its own units, so its recurrent weights are those of the forward pass, transposed; their product with its
-gradients is a part of the gradient of *every* unit of the h before. The parts go through the L2 cache, in float32,
-and each thread block sums those of its units in the order of the blocks: the same bits at every run.
+It turns what forward kept of the gates into gradients before the activations, in place; the products with
+them that give the gradients of weights and x come after the loop, one large product each. A thread block has
+the gates of its own units, so its recurrent weights are those of the forward pass, transposed; their product
+with its gradients is a part of the gradient of *every* unit of the h before. The parts go through the L2
+cache, in float32, and each thread block sums those of its units in the order of the blocks: the same bits at
+every run.
 
 Arrays as in `triton_forward.py`; partials (2, tiles, ND, n_blocks, N, HS) float32 in two alternating halves,
 d_peephole (ND, tiles, 3 or 2, H), d_first (ND, B, H). Needs Triton when it is imported.
 """
 
-# Triton's language has constants instead of Python's booleans and no annotations of tensors.
+# Triton's language needs `else` after `return`, tuples that grow by `+`, and many arguments.
+# A kernel is one function, however long.
 # mypy: ignore-errors
+# ruff: noqa: RET505, PLR0913, PLR0917, PLR0912, PLR0915, C901
 import triton
 import triton.language as tl
 
-from ostinato.kernels.triton_cells import activations, join_gates, step_backward
-from ostinato.kernels.triton_forward import RUNTIME, load_vectors, mask_at, noise_at, reset_before, store_slots
+from ostinato.kernels.triton_cells import activations, as_loaded, join_gates, step_backward
+from ostinato.kernels.triton_forward import (
+    RUNTIME,
+    load_vectors,
+    mask_at,
+    noise_at,
+    reset_before,
+    store_slots,
+)
 from ostinato.kernels.triton_tiles import arrive, load_columns, store_partials, sum_partials, wait
-
-
 
 
 @triton.jit
@@ -41,7 +50,8 @@ def load_or_zero(source, here, is_tile, U: tl.constexpr, N: tl.constexpr):
     """(U, N) float32; zeros without a source."""
     if source is None:
         return tl.zeros((U, N), tl.float32)
-    return tl.load(source + here, mask=is_tile, other=0.0).to(tl.float32)
+    else:
+        return tl.load(source + here, mask=is_tile, other=0.0).to(tl.float32)
 
 
 @triton.jit
@@ -49,7 +59,8 @@ def through_noise(part, noise, s, n, u, is_tile, noise_step, T, H):
     """The gradient of h from that of what the product of step s saw."""
     if noise is None:
         return part
-    return part * noise_at(noise, s, n, u, is_tile & (s < T), noise_step, H)
+    else:
+        return part * noise_at(noise, s, n, u, is_tile & (s < T), noise_step, H)
 
 
 @triton.jit
@@ -64,9 +75,10 @@ def through_zoneout(d_leaf, zone, rate, s, n, u, is_tile, B, H, KIND: tl.constex
     if KIND == 2:
         stays = mask_at(zone, s, n, u, is_tile, B, H)
         return tl.where(stays, 0.0, d_leaf), tl.where(stays, d_leaf, 0.0)
-    if KIND == 1:
+    elif KIND == 1:
         return (1.0 - rate) * d_leaf, rate * d_leaf
-    return d_leaf, tl.zeros_like(d_leaf)
+    else:
+        return d_leaf, tl.zeros_like(d_leaf)
 
 
 @triton.jit
@@ -94,8 +106,8 @@ def backward_kernel(
 ):  # fmt: skip
     """Steps s_end - 1 down to s_begin of one batch tile, direction and slice of units.
 
-    `finishes`: also add the parts of step s_begin and undo the reset before it. RAW: the slots are what stands
-    before the activations. Grid: (n_blocks, batch tiles, ND).
+    `finishes`: also add the parts of step s_begin and undo the reset before it. RAW: the slots are what
+    stands before the activations. Grid: (n_blocks, batch tiles, ND).
     """
     R: tl.constexpr = GATES * U
     block, tile, d = tl.program_id(0), tile_begin + tl.program_id(1), tl.program_id(2)
@@ -118,7 +130,7 @@ def backward_kernel(
         zone_c += B.to(tl.int64) * T * H * d
     # The halves alternate, so that a fast block cannot overwrite what a slow one still sums.
     local_n = tl.arange(0, N)
-    stride = (N * HS).to(tl.int64)
+    stride = N * HS
     group = ((tl.program_id(1) * ND + d) * n_blocks).to(tl.int64) * stride
     half = (tl.num_programs(1) * ND * n_blocks).to(tl.int64) * stride
     tiles = load_columns(weights, R, CHUNKS)
@@ -187,10 +199,10 @@ def backward_kernel(
         else:
             d_gates = join_gates(g0, g1, g2, g3, U, N, GATES).to(weights.dtype.element_ty)
         if SOLO:
-            part = tl.dot(tiles[0], d_gates, input_precision=PRECISION)
+            part = as_loaded(tl.dot(tiles[0], d_gates, input_precision=PRECISION), U, N)
             d_h += through_noise(part, noise, s, n, u, is_tile, noise_step, T, H)
         else:
-            mine = partials + group + (s % 2) * half + block.to(tl.int64) * stride + local_n * HS
+            mine = partials + group + (s % 2) * half + block * stride + local_n * HS
             store_partials(tiles, weights, d_gates, mine, is_row, HS, R, K, CHUNKS, BLOCK, PRECISION)
             if SYNC:
                 arrive(counter)

@@ -1,4 +1,5 @@
-"""What the Triton kernels run on: a call's tensors in their layouts, and the products before and after the loop.
+"""What the Triton kernels run on: a call's tensors in their layouts, and the products before and after the
+loop.
 
 One direction of a layer, or both at once; arrays of several directions have them as first axis.
 """
@@ -30,7 +31,8 @@ class Call(NamedTuple):
         initial: the same of the state after a reset, or empty.
         mask, resets: (B, T) uint8 or None.
         noise: (ND, T or 1, B, H) factors of h, or None.
-        zoneout: of h and of c: (kind, rate, mask); kinds 0 none, 1 expectation, 2 by mask (ND, T, B, H) uint8.
+        zoneout: of h and of c: (kind, rate, mask); kinds 0 none, 1 expectation, 2 by mask (ND, T, B, H)
+        uint8.
     """
 
     tasks: tuple[Task, ...]
@@ -49,7 +51,7 @@ class Call(NamedTuple):
         return self.tasks[0]
 
     @property
-    def H(self) -> int:
+    def H(self) -> int:  # noqa: N802 - the alphabet of the project
         """Units."""
         return int(self.weights[0]["weight_hh"].shape[1])
 
@@ -155,7 +157,7 @@ def peepholes(call: Call) -> Tensor | None:
 
 
 def packed_weights(call: Call, plan: Plan) -> Tensor:
-    """(ND, n_blocks, gates·U, K): the recurrent weights of each thread block, the gates of a unit side by side."""
+    """(ND, n_blocks, gates·U, K): each thread block's recurrent weights, the gates of a unit side by side."""
     H, n = call.H, padded_gates(call.task)
     blocks = call.x.new_zeros(len(call.tasks), plan.n_blocks * plan.U, n, plan.K)
     for d, one in enumerate(call.weights):

@@ -1,11 +1,12 @@
 """Device functions: what the cells compute on tiles of (units, rows) in float32, forward and backward.
 
-The equations are those of `reference.py`. Only `triton_forward.py` and `triton_backward.py` use this file; it needs
-Triton when it is imported.
+The equations are those of `reference.py`. Only `triton_forward.py` and `triton_backward.py` use this file;
+it needs Triton when it is imported.
 """
 
-# Triton's language has constants instead of Python's booleans and no annotations of tensors.
+# Triton's language needs `else` after `return`, tuples that grow by `+`, and many arguments.
 # mypy: ignore-errors
+# ruff: noqa: RET505, SIM108, PLR0913, PLR0917
 import triton
 import triton.language as tl
 
@@ -17,15 +18,28 @@ def tanh(x):
 
 
 @triton.jit
+def as_loaded(product, U: tl.constexpr, N: tl.constexpr):
+    """The same values, no longer spread over the threads as tensor cores leave them.
+
+    Else the compiler would spread everything that comes after it likewise, and move each tile that is loaded
+    or stored through shared memory.
+    """
+    even, odd = tl.split(tl.permute(tl.reshape(product, (U // 2, 2, N)), (0, 2, 1)))
+    return tl.reshape(tl.permute(tl.join(even, odd), (0, 2, 1)), (U, N))
+
+
+@triton.jit
 def split_gates(product, U: tl.constexpr, N: tl.constexpr, GATES: tl.constexpr):
     """(GATES·U, N), the gates of a unit side by side, as four tiles (U, N); one gate is given four times."""
     if GATES == 1:
+        product = as_loaded(product, U, N)
         return product, product, product, product
-    pairs = tl.permute(tl.reshape(product, (U, 2, 2, N)), (0, 3, 1, 2))
-    even, odd = tl.split(pairs)
-    q0, q2 = tl.split(even)
-    q1, q3 = tl.split(odd)
-    return q0, q1, q2, q3
+    else:
+        pairs = tl.permute(tl.reshape(product, (U, 2, 2, N)), (0, 3, 1, 2))
+        even, odd = tl.split(pairs)
+        q0, q2 = tl.split(even)
+        q1, q3 = tl.split(odd)
+        return q0, q1, q2, q3
 
 
 @triton.jit
@@ -33,8 +47,9 @@ def join_gates(q0, q1, q2, q3, U: tl.constexpr, N: tl.constexpr, GATES: tl.const
     """The inverse of `split_gates`."""
     if GATES == 1:
         return q0
-    pairs = tl.join(tl.join(q0, q2), tl.join(q1, q3))
-    return tl.reshape(tl.permute(pairs, (0, 2, 3, 1)), (4 * U, N))
+    else:
+        pairs = tl.join(tl.join(q0, q2), tl.join(q1, q3))
+        return tl.reshape(tl.permute(pairs, (0, 2, 3, 1)), (4 * U, N))
 
 
 @triton.jit
@@ -42,7 +57,8 @@ def step_forward(
     a0, a1, a2, a3, q0, q1, q2, q3, h, c, p_i, p_f, p_o, b_n, CELL: tl.constexpr, RELU: tl.constexpr,
     COUPLED: tl.constexpr, PEEPHOLE: tl.constexpr,
 ):  # fmt: skip
-    """The new h and c from the input product a and the recurrent one q, gate by gate; and the four slots to keep.
+    """The new h and c from the input product a and the recurrent one q, gate by gate; and the four slots to
+    keep.
 
     Slots: rnn h'; lstm i, f, g, o, or i, g, o where f = 1 - i; gru n, r, z, and what r multiplies.
     """
@@ -52,13 +68,13 @@ def step_forward(
         else:
             new_h = tanh(a0 + q0)
         return new_h, c, new_h, new_h, new_h, new_h
-    if CELL == "gru":
+    elif CELL == "gru":
         r = tl.sigmoid(a0 + q0)
         z = tl.sigmoid(a1 + q1)
         u_n = q2 + b_n
         n = tanh(a2 + r * u_n)
         return (1.0 - z) * n + z * h, c, n, r, z, u_n
-    if COUPLED:
+    elif COUPLED:
         i, g, o = a0 + q0, a1 + q1, a2 + q2
         if PEEPHOLE:
             i += p_i * c
@@ -68,16 +84,17 @@ def step_forward(
             o += p_o * new_c
         o = tl.sigmoid(o)
         return o * tanh(new_c), new_c, i, g, o, o
-    i, f, g, o = a0 + q0, a1 + q1, a2 + q2, a3 + q3
-    if PEEPHOLE:
-        i += p_i * c
-        f += p_f * c
-    i, f, g = tl.sigmoid(i), tl.sigmoid(f), tanh(g)
-    new_c = f * c + i * g
-    if PEEPHOLE:
-        o += p_o * new_c
-    o = tl.sigmoid(o)
-    return o * tanh(new_c), new_c, i, f, g, o
+    else:
+        i, f, g, o = a0 + q0, a1 + q1, a2 + q2, a3 + q3
+        if PEEPHOLE:
+            i += p_i * c
+            f += p_f * c
+        i, f, g = tl.sigmoid(i), tl.sigmoid(f), tanh(g)
+        new_c = f * c + i * g
+        if PEEPHOLE:
+            o += p_o * new_c
+        o = tl.sigmoid(o)
+        return o * tanh(new_c), new_c, i, f, g, o
 
 
 @triton.jit
@@ -86,16 +103,19 @@ def activations(s0, s1, s2, s3, CELL: tl.constexpr, RELU: tl.constexpr):
     if CELL == "rnn":
         if RELU:
             return tl.maximum(s0, 0.0), s1, s2, s3
-        return tanh(s0), s1, s2, s3
-    if CELL == "gru":
+        else:
+            return tanh(s0), s1, s2, s3
+    elif CELL == "gru":
         r = tl.sigmoid(s1)
         return tanh(s0 + r * s3), r, tl.sigmoid(s2), s3
-    return tl.sigmoid(s0), tl.sigmoid(s1), tanh(s2), tl.sigmoid(s3)
+    else:
+        return tl.sigmoid(s0), tl.sigmoid(s1), tanh(s2), tl.sigmoid(s3)
 
 
 @triton.jit
 def step_backward(
-    s0, s1, s2, s3, h, c, d_h, d_c, p_i, p_f, p_o, CELL: tl.constexpr, RELU: tl.constexpr, COUPLED: tl.constexpr,
+    s0, s1, s2, s3, h, c, d_h, d_c, p_i, p_f, p_o, CELL: tl.constexpr, RELU: tl.constexpr, COUPLED:
+    tl.constexpr,
     PEEPHOLE: tl.constexpr,
 ):  # fmt: skip
     """From the slots, the old h and c, and the gradients of the new ones.
@@ -109,34 +129,36 @@ def step_backward(
         else:
             d_a = d_h * (1.0 - s0 * s0)
         return zero, zero, d_a, d_a, d_a, d_a, zero
-    if CELL == "gru":
+    elif CELL == "gru":
         d_n = d_h * (1.0 - s2) * (1.0 - s0 * s0)
         d_r = d_n * s3 * s1 * (1.0 - s1)
         d_z = d_h * (h - s0) * s2 * (1.0 - s2)
         return d_h * s2, zero, d_n, d_r, d_z, d_n * s1, zero
-    if COUPLED:
-        i, g, o = s0, s1, s2
-        f = 1.0 - i
     else:
-        i, f, g, o = s0, s1, s2, s3
-    new_c = f * c + i * g
-    shown = tanh(new_c)
-    d_o = d_h * shown * o * (1.0 - o)
-    d_c += d_h * o * (1.0 - shown * shown)
-    if PEEPHOLE:
-        d_c += d_o * p_o
-    d_g = d_c * i * (1.0 - g * g)
-    d_old = d_c * f
-    if COUPLED:
-        d_i = d_c * (g - c) * i * f
+        if COUPLED:
+            i, g, o = s0, s1, s2
+            f = 1.0 - i
+        else:
+            i, f, g, o = s0, s1, s2, s3
+        new_c = f * c + i * g
+        shown = tanh(new_c)
+        d_o = d_h * shown * o * (1.0 - o)
+        d_c += d_h * o * (1.0 - shown * shown)
         if PEEPHOLE:
-            d_old += d_i * p_i
-        return zero, d_old, d_i, d_g, d_o, zero, new_c
-    d_i = d_c * g * i * (1.0 - i)
-    d_f = d_c * c * f * (1.0 - f)
-    if PEEPHOLE:
-        d_old += d_i * p_i + d_f * p_f
-    return zero, d_old, d_i, d_f, d_g, d_o, new_c
+            d_c += d_o * p_o
+        d_g = d_c * i * (1.0 - g * g)
+        d_old = d_c * f
+        if COUPLED:
+            d_i = d_c * (g - c) * i * f
+            if PEEPHOLE:
+                d_old += d_i * p_i
+            return zero, d_old, d_i, d_g, d_o, zero, new_c
+        else:
+            d_i = d_c * g * i * (1.0 - i)
+            d_f = d_c * c * f * (1.0 - f)
+            if PEEPHOLE:
+                d_old += d_i * p_i + d_f * p_f
+            return zero, d_old, d_i, d_f, d_g, d_o, new_c
 
 
 @triton.jit
@@ -144,9 +166,10 @@ def zoned(new, old, mask, rate, KIND: tl.constexpr):
     """Zoneout of one leaf. KIND: 0 none, 1 its expectation, 2 where the mask says so."""
     if KIND == 1:
         return rate * old + (1.0 - rate) * new
-    if KIND == 2:
+    elif KIND == 2:
         return tl.where(mask, old, new)
-    return new
+    else:
+        return new
 
 
 @triton.jit
@@ -154,6 +177,7 @@ def zoned_backward(d_leaf, mask, rate, KIND: tl.constexpr):
     """The gradients of the new and of the old value."""
     if KIND == 1:
         return (1.0 - rate) * d_leaf, rate * d_leaf
-    if KIND == 2:
+    elif KIND == 2:
         return tl.where(mask, 0.0, d_leaf), tl.where(mask, d_leaf, 0.0)
-    return d_leaf, tl.zeros_like(d_leaf)
+    else:
+        return d_leaf, tl.zeros_like(d_leaf)

@@ -3,25 +3,25 @@
 Three ways of running it (`triton_plan.py` chooses):
 
 * *solo*: one thread block has all units, and h never leaves it.
-* *group*: the thread blocks of a batch tile exchange h through the L2 cache and meet once a step; all of them must
-  be on the device at once (a cooperative launch).
+* *group*: the thread blocks of a batch tile exchange h through the L2 cache and meet once a step; all of them
+  must be on the device at once (a cooperative launch).
 * *step*: one launch a step; the end of a launch is the barrier.
 
-All times are positions t of x; the reverse direction walks them from T - 1 to 0. Step s is the s-th in the order of
-work. Arrays (contiguous; S slots, P = H, HS = H rounded up to 16, ND directions):
-x_gates (B, T, ND, G·H), y (B, T, ND, H), seen and h_in (ND, B, T, HS), gates (ND, B, T, S·H), c_before (ND, B, T, H),
-states (ND, B, H), noise (ND, T or 1, B, H). Needs Triton when it is imported.
+All times are positions t of x; the reverse direction walks them from T - 1 to 0. Step s is the s-th in the
+order of work. Arrays (contiguous; S slots, P = H, HS = H rounded up to 16, ND directions):
+x_gates (B, T, ND, G·H), y (B, T, ND, H), seen and h_in (ND, B, T, HS), gates (ND, B, T, S·H), c_before (ND,
+B, T, H), states (ND, B, H), noise (ND, T or 1, B, H). Needs Triton when it is imported.
 """
 
-# Triton's language has constants instead of Python's booleans and no annotations of tensors.
+# Triton's language needs `else` after `return`, tuples that grow by `+`, and many arguments.
+# A kernel is one function, however long.
 # mypy: ignore-errors
+# ruff: noqa: RET505, SIM102, PLR0913, PLR0917, PLR0912, PLR0915, C901
 import triton
 import triton.language as tl
 
 from ostinato.kernels.triton_cells import split_gates, step_forward
 from ostinato.kernels.triton_tiles import arrive, load_rows, resident_product, streamed_product, wait
-
-
 
 # Numbers that the kernels are not compiled anew for.
 RUNTIME = (
@@ -37,12 +37,13 @@ def load_state(leaf, initial, rows, u, is_tile, H):
     value = tl.load(leaf + here, mask=is_tile, other=0.0).to(tl.float32)
     if initial is None:
         return value, tl.zeros_like(value)
-    return value, tl.load(initial + here, mask=is_tile, other=0.0).to(tl.float32)
+    else:
+        return value, tl.load(initial + here, mask=is_tile, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def reset_before(resets, n, is_row, s, T, is_reverse):
-    """(N,): whether the state is replaced before step s; the reverse direction resets after what lies at t."""
+    """(N,): whether the state is replaced before step s; the reverse direction resets after position t."""
     t = tl.where(is_reverse, T - s, s)
     is_valid = is_row & (t >= 0) & (t < T)
     return tl.load(resets + n.to(tl.int64) * T + t, mask=is_valid, other=0) != 0
@@ -106,7 +107,8 @@ def load_vectors(vectors, d, u, H, is_unit, COUNT: tl.constexpr):
     last = tl.load(here + (COUNT - 1) * H, mask=is_unit, other=0.0).to(tl.float32)[:, None]
     if COUNT == 3:
         return first, tl.load(here + H, mask=is_unit, other=0.0).to(tl.float32)[:, None], last
-    return first, first, last
+    else:
+        return first, first, last
 
 
 @triton.jit(do_not_specialize=RUNTIME)
@@ -118,11 +120,12 @@ def forward_kernel(
     ND: tl.constexpr, CELL: tl.constexpr, GATES: tl.constexpr, REAL: tl.constexpr, SLOTS: tl.constexpr,
     RELU: tl.constexpr, COUPLED: tl.constexpr, ZONE_H: tl.constexpr, ZONE_C: tl.constexpr,
     U: tl.constexpr, N: tl.constexpr, K: tl.constexpr, CHUNKS: tl.constexpr, BLOCK: tl.constexpr,
-    SOLO: tl.constexpr, SYNC: tl.constexpr, PRECISION: tl.constexpr,
+    AHEAD: tl.constexpr, SOLO: tl.constexpr, SYNC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Steps [s_begin, s_end) of one batch tile, direction and slice of units.
 
-    `prepares`: also apply the reset before step s_begin and publish h; a launch of one step leaves that to the one
+    `prepares`: also apply the reset before step s_begin and publish h; a launch of one step leaves that to
+    the one
     before. Grid: (n_blocks, batch tiles, ND).
     """
     R: tl.constexpr = GATES * U
@@ -185,7 +188,9 @@ def forward_kernel(
             if SYNC:
                 wait(counter, n_blocks * (s + 1 - s_begin))
             if len(CHUNKS):
-                product = resident_product(tiles, seen + here * HS, is_row, HS, R, N, CHUNKS, PRECISION)
+                product = resident_product(
+                    tiles, seen + here * HS, is_row, HS, R, N, CHUNKS, AHEAD, PRECISION
+                )
             else:
                 product = streamed_product(weights, seen + here * HS, is_row, HS, R, N, K, BLOCK, PRECISION)
         q0, q1, q2, q3 = split_gates(product, U, N, GATES)
@@ -209,10 +214,7 @@ def forward_kernel(
             COUPLED,
             peephole is not None,
         )
-        if gates is not None:
-            store_slots(gates, here, u, H, is_tile, s0, s1, s2, s3, SLOTS)
-        if c_before is not None:
-            tl.store(c_before + here[None, :] * H + u[:, None], c, mask=is_tile)
+        old_c = c
         if ZONE_H == 2:
             new_h = tl.where(mask_at(zone_h, s, n, u, is_tile, B, H), h, new_h)
         elif ZONE_H == 1:
@@ -221,11 +223,6 @@ def forward_kernel(
             new_c = tl.where(mask_at(zone_c, s, n, u, is_tile, B, H), c, new_c)
         elif ZONE_C == 1:
             new_c = rate_c * c + (1.0 - rate_c) * new_c
-        outward = (x_rows + t * ND)[None, :] * H + u[:, None]
-        tl.store(y + outward, tl.where(is_real[None, :], new_h, 0.0).to(y.dtype.element_ty), mask=is_tile)
-        if cells is not None:
-            kept_c = tl.where(is_real[None, :], new_c, 0.0)
-            tl.store(cells + outward, kept_c.to(cells.dtype.element_ty), mask=is_tile)
         h = tl.where(is_real[None, :], new_h, h)
         c = tl.where(is_real[None, :], new_c, c)
         if resets is not None:
@@ -234,10 +231,20 @@ def forward_kernel(
             c = tl.where(flags[None, :], first_c, c)
         if seen is not None:
             if s + 1 < T:
-                t = tl.where(is_reverse, T - 2 - s, s + 1)
-                publish(seen, noise, h, rows, t, s + 1, n, u, is_row, is_tile, noise_step, T, H, HS)
+                then = tl.where(is_reverse, T - 2 - s, s + 1)
+                publish(seen, noise, h, rows, then, s + 1, n, u, is_row, is_tile, noise_step, T, H, HS)
                 if SYNC:
                     arrive(counter)
+        # The others wait for h only: what is kept is written after it.
+        if gates is not None:
+            store_slots(gates, here, u, H, is_tile, s0, s1, s2, s3, SLOTS)
+        if c_before is not None:
+            tl.store(c_before + here[None, :] * H + u[:, None], old_c, mask=is_tile)
+        outward = (x_rows + t * ND)[None, :] * H + u[:, None]
+        tl.store(y + outward, tl.where(is_real[None, :], new_h, 0.0).to(y.dtype.element_ty), mask=is_tile)
+        if cells is not None:
+            kept_c = tl.where(is_real[None, :], new_c, 0.0)
+            tl.store(cells + outward, kept_c.to(cells.dtype.element_ty), mask=is_tile)
     last = rows[None, :] * H + u[:, None]
     tl.store(h_to + last, h.to(h_to.dtype.element_ty), mask=is_tile)
     if CELL == "lstm":

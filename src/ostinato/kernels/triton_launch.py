@@ -5,7 +5,7 @@ Triton is imported here, at the first launch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,10 +13,8 @@ from torch import Tensor
 
 from ostinato.kernels import triton_call
 from ostinato.kernels.triton_call import Call, padded, slots_of
-from ostinato.kernels.triton_plan import STREAMED, Plan, padded_gates
+from ostinato.kernels.triton_plan import STREAMED, Plan, padded_gates, tiles_of
 
-# Rows of partial sums that a thread block reads at a time.
-AT_ONCE = 32
 # Counters of two groups must not share a line of the cache.
 _COUNTER_STRIDE = 32
 
@@ -43,9 +41,10 @@ def constants(call: Call, plan: Plan) -> dict[str, Any]:
     options = call.task.options
     return {
         "ND": len(call.tasks), "CELL": call.task.cell, "GATES": padded_gates(call.task),
-        "SLOTS": slots_of(call.task), "RELU": options.nonlinearity == "relu", "COUPLED": options.coupled_gates,
-        "ZONE_H": call.zoneout[0][0], "ZONE_C": call.zoneout[1][0], "U": plan.U, "N": plan.N, "K": plan.K,
-        "CHUNKS": plan.chunks, "BLOCK": STREAMED, "SOLO": plan.mode == "solo",
+        "SLOTS": slots_of(call.task), "RELU": options.nonlinearity == "relu",
+        "COUPLED": options.coupled_gates, "ZONE_H": call.zoneout[0][0],
+        "ZONE_C": call.zoneout[1][0], "U": plan.U, "N": plan.N, "K": plan.K,
+        "BLOCK": STREAMED, "SOLO": plan.mode == "solo",
         "SYNC": plan.mode == "group" and not plan.is_phased, "PRECISION": plan.precision,
     }  # fmt: skip
 
@@ -63,27 +62,27 @@ def _sizes(call: Call, plan: Plan) -> dict[str, int]:
     B, T, _ = call.x.shape
     return {
         "B": B, "T": T, "H": call.H, "HS": padded(call.H), "reverse_bits": call.reverse_bits,
-        "n_tiles": -(-B // plan.N), "n_blocks": plan.n_blocks,
+        "n_tiles": tiles_of(B, plan.N), "n_blocks": plan.n_blocks,
     }  # fmt: skip
 
 
-def _options(plan: Plan) -> dict[str, Any]:
+def _options(plan: Plan, num_warps: int) -> dict[str, Any]:
     """How a kernel is compiled and launched."""
     is_group = plan.mode == "group" and not plan.is_phased
     # The loops have nothing to prefetch: every step needs the one before.
-    return {"num_warps": plan.num_warps, "num_stages": 1, "launch_cooperative_grid": is_group}
+    return {"num_warps": num_warps, "num_stages": 1, "launch_cooperative_grid": is_group}
 
 
 def _counters(call: Call, plan: Plan) -> Tensor | None:
     if plan.mode != "group" or plan.is_phased:
         return None
-    n = len(call.tasks) * -(-call.x.shape[0] // plan.N)
+    n = len(call.tasks) * tiles_of(call.x.shape[0], plan.N)
     return torch.zeros(n * _COUNTER_STRIDE, dtype=torch.int32, device=call.x.device)
 
 
 def _waves(call: Call, plan: Plan) -> Iterator[tuple[int, tuple[int, int, int]]]:
     """(first batch tile, grid) of each launch over all rows."""
-    n_tiles = -(-call.x.shape[0] // plan.N)
+    n_tiles = tiles_of(call.x.shape[0], plan.N)
     for first in range(0, n_tiles, plan.tiles_at_once):
         yield first, (plan.n_blocks, min(plan.tiles_at_once, n_tiles - first), len(call.tasks))
 
@@ -115,11 +114,13 @@ def forward(call: Call, plan: Plan) -> Ran:
     given = {
         "weights": triton_call.packed_weights(call, plan), "x_gates": triton_call.input_product(call),
         "bias_n": triton_call.candidate_bias(call), "peephole": triton_call.peepholes(call),
-        **_pair("initial_", call.initial), **_masks(call), "seen": seen, "h_in": h_in, "y": y, "cells": cells,
-        "gates": kept.gates, "c_before": kept.c_before, "arrived": _counters(call, plan), **_sizes(call, plan),
+        **_pair("initial_", call.initial), **_masks(call), "seen": seen, "h_in": h_in, "y": y,
+        "cells": cells, "gates": kept.gates, "c_before": kept.c_before, "arrived": _counters(call, plan),
+        **_sizes(call, plan),
         **constants(call, plan), "REAL": slots_of(task) if task.cell != "gru" else 3,
+        "CHUNKS": plan.chunks, "AHEAD": plan.ahead,
     }  # fmt: skip
-    options = _options(plan)
+    options = _options(plan, plan.num_warps[0])
     for first, grid in _waves(call, plan):
         ranges = [(0, 0, 1), *((s, s + 1, 0) for s in range(T))] if plan.is_phased else [(0, T, 1)]
         states = (walking, walking) if plan.is_phased else (call.state, final)
@@ -139,8 +140,8 @@ def _pair(prefix: str, leaves: list[Tensor]) -> dict[str, Tensor | None]:
     return {prefix + "h": leaves[0] if leaves else None, prefix + "c": leaves[1] if len(leaves) > 1 else None}
 
 
-def _pairs(states: tuple[list[Tensor], list[Tensor]]) -> dict[str, Tensor | None]:
-    found = {}
+def _pairs(states: tuple[Sequence[Tensor | None], Sequence[Tensor | None]]) -> dict[str, Tensor | None]:
+    found: dict[str, Tensor | None] = {}
     for kind, leaves in zip(("from", "to"), states, strict=True):
         found[f"h_{kind}"] = leaves[0]
         found[f"c_{kind}"] = leaves[1] if len(leaves) > 1 else None
@@ -148,7 +149,7 @@ def _pairs(states: tuple[list[Tensor], list[Tensor]]) -> dict[str, Tensor | None
 
 
 class Returned(NamedTuple):
-    """What backward gives, in float32: gradients of state and initial (ND, B, H), of peepholes (ND, tiles, ·, H)."""
+    """Gradients in float32: of state and initial (ND, B, H), of peepholes (ND, tiles, 3 or 2, H)."""
 
     state: list[Tensor]
     initial: list[Tensor]
@@ -159,16 +160,15 @@ def backward(
     call: Call,
     plan: Plan,
     kept: Kept,
-    gates: Tensor,
     d_y: Tensor | None,
     d_final: list[Tensor | None],
     d_cells: Tensor | None,
 ) -> Returned:
-    """Turn the slots `gates` (ND, B, T, S·H) into gradients before the activations, in place."""
+    """Turn the slots `kept.gates` into gradients before the activations, in place."""
     from ostinato.kernels.triton_backward import backward_kernel
 
     task, (B, T, _), H, ND = call.task, call.x.shape, call.H, len(call.tasks)
-    n_tiles, peephole = -(-B // plan.N), triton_call.peepholes(call)
+    n_tiles, peephole = tiles_of(B, plan.N), triton_call.peepholes(call)
 
     def zeros(*shape: int) -> Tensor:
         return torch.zeros(shape, dtype=torch.float32, device=call.x.device)
@@ -186,14 +186,14 @@ def backward(
         partials = _empty(call, 2 * n_partials * plan.N * padded(H), dtype=torch.float32)
     given = {
         "weights": triton_call.packed_weights(call, plan).transpose(2, 3).contiguous(), "peephole": peephole,
-        **_masks(call), "gates": gates, "c_before": kept.c_before, "h_in": kept.h_in, "d_y": d_y, "d_cells": d_cells,
-        **_pair("d_first_", d_first), "d_peephole": d_peephole, "partials": partials,
+        **_masks(call), "gates": kept.gates, "c_before": kept.c_before, "h_in": kept.h_in, "d_y": d_y,
+        "d_cells": d_cells, **_pair("d_first_", d_first), "d_peephole": d_peephole, "partials": partials,
         "arrived": _counters(call, plan), **_sizes(call, plan), **constants(call, plan),
-        "RAW": task.keeps == "outputs", "AT_ONCE": AT_ONCE,
+        "RAW": task.keeps == "outputs", "CHUNKS": plan.back_chunks, "AT_ONCE": plan.at_once,
     }  # fmt: skip
-    options = _options(plan)
+    options = _options(plan, plan.num_warps[1])
     sources = d_state if plan.is_phased else starts
-    leaves = {f"d_{name}": value for name, value in _pairs((sources, d_state)).items()}  # type: ignore[arg-type]
+    leaves = {f"d_{name}": value for name, value in _pairs((sources, d_state)).items()}
     ranges = [(0, T, 1)]
     if plan.is_phased:
         ranges = [*((s, s + 1, 0) for s in reversed(range(T))), (0, 0, 1)]

@@ -1,7 +1,7 @@
 """How the Triton kernels cut a recurrence on a GPU: which mode, how many units and rows a thread block takes.
 
-No GPU and no Triton is needed to ask. The numbers that stand for speed are rough, and good enough to compare cuts
-of one recurrence with each other.
+No GPU and no Triton is needed to ask. The numbers that stand for speed are rough, and good enough to compare
+cuts of one recurrence with each other.
 """
 
 from __future__ import annotations
@@ -12,19 +12,25 @@ from typing import NamedTuple
 import torch
 
 from ostinato.errors import InputError
-from ostinato.kernels import reference
+from ostinato.kernels import gpu_choice, reference
 from ostinato.kernels.task import Task
 
 MODES = ("solo", "group", "step")
 # Columns of the recurrent weights that one product takes; what is left over is rounded up to these.
 _LARGEST_CHUNK, _SMALLEST_CHUNK = 512, 32
+# Bytes of h, and of partial sums, that pass through a thread block at a time; bytes of h on their way to a
+# thread.
+_CHUNK_BYTES, _BYTES_AHEAD = 16 * 1024, 256
 # Columns at a time where the weights do not stay on the multiprocessor.
-_STREAMED = 64
+STREAMED = 64
 _KIB = 1024
 
 
+Chunks = tuple[tuple[int, int], ...]
+
+
 class Chip(NamedTuple):
-    """What a GPU offers: compute capability, multiprocessors, and shared memory of one thread block in bytes."""
+    """A GPU: its compute capability, multiprocessors, and bytes of shared memory for one thread block."""
 
     capability: tuple[int, int]
     n_processors: int
@@ -33,11 +39,12 @@ class Chip(NamedTuple):
     @staticmethod
     @lru_cache(maxsize=16)
     def of(index: int) -> Chip:
-        """The CUDA device of this number."""
-        found = torch.cuda.get_device_properties(index)
-        return Chip(
-            (found.major, found.minor), found.multi_processor_count, found.shared_memory_per_block_optin
-        )
+        """The CUDA device of this number, as Triton sees it."""
+        from triton.runtime import driver
+
+        found = driver.active.utils.get_device_properties(index)
+        capability = torch.cuda.get_device_capability(index)
+        return Chip(capability, found["multiprocessor_count"], found["max_shared_mem"])
 
 
 # The smallest of each generation that is sold for training: what fits there fits its siblings.
@@ -69,7 +76,10 @@ class Plan(NamedTuple):
         n_blocks: thread blocks that share the units of a batch tile.
         K: columns of the weights, with padding.
         chunks: (first column, columns) of each product; none where the weights are streamed.
-        num_warps: warps of a thread block.
+        back_chunks: (first, number) of units whose gradients one product of backward gives.
+        ahead: chunks of h on their way while one is multiplied.
+        at_once: partial sums that backward reads at a time.
+        num_warps: warps of a thread block, forward and backward.
         tiles_at_once: batch tiles in one launch.
         precision: of a product of float32: `tf32`, or `tf32x3`, which is nearly float32.
         is_phased: one launch a step, whatever the mode.
@@ -82,8 +92,11 @@ class Plan(NamedTuple):
     gates: int
     n_blocks: int
     K: int
-    chunks: tuple[tuple[int, int], ...]
-    num_warps: int
+    chunks: Chunks
+    back_chunks: Chunks
+    ahead: int
+    at_once: int
+    num_warps: tuple[int, int]
     tiles_at_once: int
     precision: str
     is_phased: bool
@@ -101,9 +114,7 @@ class Plan(NamedTuple):
 
 def precision_of(dtype: torch.dtype) -> str:
     """How float32 is multiplied: as `torch.nn.LSTM` and `GRU` do it, by cuDNN's setting."""
-    if dtype is torch.float32 and not torch.backends.cudnn.allow_tf32:
-        return "tf32x3"
-    return "tf32"
+    return "tf32x3" if dtype is torch.float32 and not gpu_choice.allows_tf32() else "tf32"
 
 
 def mode(task: Task, B: int, H: int, dtype: torch.dtype, capability: tuple[int, int]) -> Mode:
@@ -139,7 +150,7 @@ def plan(
     reasons = []
     if only in (None, "solo"):
         U = max(16, power_of_two(H))
-        needed = _shared_bytes(gates * U, U, ((0, U),), 16, size)
+        needed = _shared_bytes(gates * U, U, ((0, U),), 0, 16, size)
         if needed <= chip.shared_bytes and U <= 256:
             reason = f"all recurrent weights fit into one thread block ({needed // _KIB} KiB)"
             return _cut("solo", reason, B, H, gates, U, 16, ((0, U),), B, precision)
@@ -168,15 +179,15 @@ def power_of_two(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-def chunks_of(H: int) -> tuple[tuple[int, int], ...]:
+def chunks_of(H: int, largest: int = _LARGEST_CHUNK) -> Chunks:
     """(first column, columns) of products that together have at least H columns, each a power of two."""
     found: list[tuple[int, int]] = []
     first = 0
     while first < H:
         left = H - first
-        size = min(_LARGEST_CHUNK, power_of_two(left))
+        size = min(largest, power_of_two(left))
         # A smaller one first where rounding up would waste a quarter and more.
-        if size > left and size - left >= size // 4 and size > _SMALLEST_CHUNK:
+        if size - left >= size // 4 and size > _SMALLEST_CHUNK:
             size //= 2
         size = max(size, _SMALLEST_CHUNK)
         found.append((first, size))
@@ -184,48 +195,77 @@ def chunks_of(H: int) -> tuple[tuple[int, int], ...]:
     return tuple(found)
 
 
-def _shared_bytes(rows: int, K: int, chunks: tuple[tuple[int, int], ...], N: int, size: int) -> int:
-    """Shared memory of a thread block: the weights, and the largest tile that passes through beside them."""
-    passing = max(max(length for _, length in chunks) * N * size, rows * N * 4)
-    return rows * K * size + passing + 4 * _KIB
+def _shared_bytes(rows: int, K: int, chunks: Chunks, ahead: int, N: int, size: int) -> int:
+    """Shared memory of a thread block: the weights, and what passes through beside them at most."""
+    longest = max(length for _, length in chunks)
+    forward = longest * N * size * (ahead + 1)
+    backward = longest * N * 2 + rows * N * size
+    return rows * K * size + max(forward, backward, rows * N * 4) + 2 * _KIB
 
 
 def _group(
     B: int, H: int, gates: int, size: int, chip: Chip, precision: str, n_directions: int
 ) -> Plan | None:
     """The fastest way of sharing the weights among thread blocks, or None."""
-    chunks = chunks_of(H)
-    K = chunks[-1][0] + chunks[-1][1]
     best: tuple[float, Plan] | None = None
     # Tensor cores of compute capability 9 take 64 rows; 32 go the older way.
     for U in (32 // gates, 64 // gates, 128 // gates):
         for N in (16, 32, 64):
-            n_blocks = -(-H // U)
+            chunks = chunks_of(H, min(_LARGEST_CHUNK, _CHUNK_BYTES // (N * size)))
+            K = chunks[-1][0] + chunks[-1][1]
+            n_blocks = tiles_of(H, U)
             groups = chip.n_processors // n_blocks // n_directions
-            fits = _shared_bytes(gates * U, K, chunks, N, size) <= chip.shared_bytes
+            fits = _shared_bytes(gates * U, K, chunks, 0, N, size) <= chip.shared_bytes
             if not fits or groups < 1 or (N > 16 and N // 2 >= B):
                 continue
-            n_launches = -(-(-(-B // N)) // groups)
-            # µs of a step: two ways through the L2 cache, h on its way in, and the weights out of shared memory.
-            cost = n_launches * (1.4 + K * N * size / 100e3 + max(64, gates * U) * K * size / 200e3)
-            cost += 0.5 * (gates * U < 64)
-            if best is None or cost < best[0]:
+            n_launches = -(-tiles_of(B, N) // groups)
+            # µs of a step: two ways through the L2 cache, h on its way in, the weights out of shared memory.
+            cost = 1.4 + K * N * size / 100e3 + max(64, gates * U) * K * size / 200e3 + 0.5 * (gates * U < 64)
+            if best is None or cost * n_launches < best[0]:
                 reason = f"{n_blocks} thread blocks share them, {U} units each"
-                best = cost, _cut("group", reason, B, H, gates, U, N, chunks, groups, precision)
+                cut = _cut("group", reason, B, H, gates, U, N, chunks, groups, precision)
+                best = cost * n_launches, _looking_ahead(cut, chip, size)
     return None if best is None else best[1]
 
 
+def _looking_ahead(cut: Plan, chip: Chip, size: int) -> Plan:
+    """The same with as many chunks of h under way as registers and shared memory have room for."""
+    longest = max(length for _, length in cut.chunks)
+    for ahead in reversed(range(len(cut.chunks))):
+        per_thread = longest * cut.N * size * (ahead + 1) // (32 * cut.num_warps[0])
+        if per_thread <= _BYTES_AHEAD and (
+            _shared_bytes(cut.rows, cut.K, cut.chunks, ahead, cut.N, size) <= chip.shared_bytes
+        ):
+            return cut._replace(ahead=ahead)
+    return cut
+
+
+def tiles_of(B: int, N: int) -> int:
+    """Batch tiles of N rows."""
+    return (B + N - 1) // N
+
+
 def _cut(
-    mode: str, reason: str, B: int, H: int, gates: int, U: int, N: int, chunks: tuple[tuple[int, int], ...],
-    tiles_at_once: int, precision: str,
+    mode: str, reason: str, B: int, H: int, gates: int, U: int, N: int, chunks: Chunks, tiles_at_once: int,
+    precision: str,
 ) -> Plan:  # fmt: skip
     n_blocks = -(-H // U)
-    K = chunks[-1][0] + chunks[-1][1] if chunks else -(-H // _STREAMED) * _STREAMED
-    num_warps = 4 if gates * U <= 128 else 8
+    K = chunks[-1][0] + chunks[-1][1] if chunks else tiles_of(H, STREAMED) * STREAMED
+    few = 4 if gates * U <= 128 and N < 64 else 8
+    # Backward, a thread block has partial sums for all units in its registers.
+    num_warps = few, few if mode == "solo" else 8
+    largest = max(
+        _SMALLEST_CHUNK, min(2 * _CHUNK_BYTES // (4 * N), max([size for _, size in chunks], default=0))
+    )
+    back_chunks = tuple(
+        (first + start, min(length, largest))
+        for first, length in chunks
+        for start in range(0, length, largest)
+    )
+    # About 48 registers of each thread.
+    at_once = min(n_blocks, max(4, 48 * 32 * num_warps[1] // (U * N)))
+    at_once = tiles_of(n_blocks, tiles_of(n_blocks, at_once))
     return Plan(
-        mode, reason, U, N, gates, n_blocks, K, chunks, num_warps, min(tiles_at_once, -(-B // N)), precision,
-        mode == "step",
+        mode, reason, U, N, gates, n_blocks, K, chunks, chunks if mode == "solo" else back_chunks, 0, at_once,
+        num_warps, min(tiles_at_once, tiles_of(B, N)), precision, mode == "step",
     )  # fmt: skip
-
-
-STREAMED = _STREAMED

@@ -1,16 +1,15 @@
 """The path `triton`: RNN, LSTM and GRU on an NVIDIA GPU, forward and backward, in our own Triton kernels.
 
-The products over all steps (of x before the loop; the gradients of weights and of x after it) are single matrix
-products of torch; between them runs one kernel that keeps the recurrent weights on the multiprocessors
-(`triton_forward.py`, `triton_backward.py`), cut as `triton_plan.py` says. Nothing here waits for the GPU, so that a call
-can be captured in a CUDA graph. Triton is imported at the first call.
+The products over all steps (of x before the loop; the gradients of weights and of x after it) are single
+matrix products of torch; between them runs one kernel that keeps the recurrent weights on the multiprocessors
+(`triton_forward.py`, `triton_backward.py`), cut as `triton_plan.py` says. Nothing here waits for the GPU, so
+that a call can be captured in a CUDA graph. Triton is imported at the first call.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -32,13 +31,7 @@ def is_interpreted() -> bool:
 
 
 def obstacle(task: Task, like: Tensor) -> str | None:
-    """What keeps the kernels from this task on tensors like this one; None: nothing."""
-    if like.device.type != "cuda" and not is_interpreted():
-        return f"the Triton kernels run on an NVIDIA GPU, not on {like.device.type}"
-    if find_spec("triton") is None:
-        return "Triton is not installed; on Linux: pip install triton"
-    if like.device.type == "cuda" and torch.cuda.get_device_capability(like.device) < (8, 0):
-        return "the Triton kernels need compute capability 8.0"
+    """What keeps the kernels from this task where `gpu_choice.device_obstacle` is None; None: nothing."""
     if like.dtype not in _DTYPES:
         return f"the Triton kernels compute in float32, bfloat16 and float16, not in {like.dtype}"
     return _task_obstacle(task)
@@ -158,7 +151,7 @@ def backward_directions(
     wants_weights: bool = True,
     only: str | None = None,
 ) -> tuple[Tensor | None, list[tuple[list[Tensor], list[Tensor], list[Tensor | None]]]]:
-    """`backward` of several directions in one launch: the gradient of x, and the other three of each direction."""
+    """`backward` of several directions in one launch: the gradient of x, and the other three of each."""
     x = givens[0].x
     if x.shape[0] * x.shape[1] == 0:
         return (torch.zeros_like(x) if wants_x else None), [
@@ -166,13 +159,13 @@ def backward_directions(
             for given, upstream in zip(givens, upstreams, strict=True)
         ]
     task, call = tasks[0], call_of(tasks, givens)
-    gates, h_in, *cells = saved if task.keeps == "gates" else (None, *saved)
-    kept = Kept(gates, h_in, cells[0] if cells else None)
-    slots = triton_call.gates_again(call, h_in) if gates is None else gates
+    h_in, *cells = saved[1:] if task.keeps == "gates" else saved
+    slots = saved[0] if task.keeps == "gates" else triton_call.gates_again(call, h_in)
+    kept = Kept(slots, h_in, cells[0] if cells else None)
     n_leaves = len(givens[0].state)
     final = [_side_by_side([upstream.final[k] for upstream in upstreams], 0) for k in range(n_leaves)]
     returned = triton_launch.backward(
-        call, plan_of(tasks, x, call.H, only), kept, slots,
+        call, plan_of(tasks, x, call.H, only), kept,
         _side_by_side([upstream.y for upstream in upstreams], 2),
         [None if one is None else one.flatten(2) for one in final],
         _side_by_side([upstream.cells for upstream in upstreams], 2),

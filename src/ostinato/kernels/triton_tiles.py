@@ -1,16 +1,17 @@
 """Device functions: tiles, the resident weights, and the barrier between the thread blocks of a group.
 
-Shapes: U units of a thread block, N rows (sequences) of its batch tile, R = gates · U rows of its weights, K units
+Shapes: U units of a thread block, N rows (sequences) of its batch tile, R = gates · U rows, K units
 of the whole layer, rounded up to a sum of powers of two (CHUNKS: pairs of first unit and length).
 """
 
-# Triton's language has constants instead of Python's booleans and no annotations of tensors.
+# Triton's language needs `else` after `return`, tuples that grow by `+`, and many arguments.
 # mypy: ignore-errors
+# ruff: noqa: RUF005, PLR0913, PLR0917
 import triton
 import triton.language as tl
 
-# Polls before a thread block gives up: some seconds, where a step takes microseconds. The trap ends the kernel, and
-# CUDA reports it at the next synchronisation.
+# Polls before a thread block gives up: some seconds, where a step takes microseconds. The trap ends the
+# kernel, and CUDA reports it at the next synchronisation.
 _WAIT = """
 {
 .reg .pred %arrived;
@@ -72,18 +73,23 @@ def load_columns(weights, R: tl.constexpr, CHUNKS: tl.constexpr):
 
 @triton.jit
 def resident_product(
-    tiles, h, is_row, width, R: tl.constexpr, N: tl.constexpr, CHUNKS: tl.constexpr, PRECISION: tl.constexpr
-):
-    """(R, N): resident weights times h, whose rows of `width` units start at the N addresses."""
+    tiles, h, is_row, width, R: tl.constexpr, N: tl.constexpr, CHUNKS: tl.constexpr, AHEAD: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """(R, N): resident weights times h, whose rows of `width` units start at the N addresses.
+
+    AHEAD: chunks that are on their way while one is multiplied.
+    """
     parts = ()
-    for i in tl.static_range(len(CHUNKS)):
-        k = CHUNKS[i][0] + tl.arange(0, CHUNKS[i][1])
-        known = (k[:, None] < width) & is_row[None, :]
-        # The caches of a multiprocessor do not see what others write.
-        parts = parts + (tl.load(h[None, :] + k[:, None], mask=known, other=0.0, cache_modifier=".cg"),)
     product = tl.zeros((R, N), tl.float32)
-    for i in tl.static_range(len(CHUNKS)):
-        product = tl.dot(tiles[i], parts[i], product, input_precision=PRECISION)
+    for i in tl.static_range(len(CHUNKS) + AHEAD):
+        if i < len(CHUNKS):
+            k = CHUNKS[i][0] + tl.arange(0, CHUNKS[i][1])
+            known = (k[:, None] < width) & is_row[None, :]
+            # The caches of a multiprocessor do not see what others write.
+            parts = parts + (tl.load(h[None, :] + k[:, None], mask=known, other=0.0, cache_modifier=".cg"),)
+        if i >= AHEAD:
+            product = tl.dot(tiles[i - AHEAD], parts[i - AHEAD], product, input_precision=PRECISION)
     return product
 
 
@@ -109,7 +115,7 @@ def store_partials(
     tiles, weights, d_gates, partials, is_row, width, R: tl.constexpr, K: tl.constexpr, CHUNKS: tl.constexpr,
     BLOCK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Write what this thread block's gates give to the gradient of all units of h, rows at the N addresses."""
+    """Write what this block's gates give to the gradient of all units of h, rows at the N addresses."""
     if len(CHUNKS):
         for i in tl.static_range(len(CHUNKS)):
             k = CHUNKS[i][0] + tl.arange(0, CHUNKS[i][1])
@@ -130,10 +136,12 @@ def sum_partials(
 ):
     """(U, N): the sum over all thread blocks, in their order, of what they wrote for these units and rows."""
     total = tl.zeros((U, N), tl.float32)
-    here = n[None, None, :] * width + u[None, :, None]
+    here = n[None, :] * width + u[:, None]
     for first in range(0, n_blocks, AT_ONCE):
-        j = first + tl.arange(0, AT_ONCE)
-        known = (j[:, None, None] < n_blocks) & is_tile[None, :, :]
-        where = partials + j[:, None, None].to(tl.int64) * stride + here
-        total += tl.sum(tl.load(where, mask=known, other=0.0, cache_modifier=".cg"), axis=0)
+        # Not one load of three axes: its sum would leave copies of the tile in all threads.
+        for j in tl.static_range(AT_ONCE):
+            known = is_tile & (first + j < n_blocks)
+            total += tl.load(
+                partials + (first + j) * stride + here, mask=known, other=0.0, cache_modifier=".cg"
+            )
     return total

@@ -1,0 +1,222 @@
+"""Kernels to compile without a GPU: what each is compiled for, and what must be true of the result.
+
+Tests go through `compile_cases()`; on a GPU the same kernels are compiled at their first launch, for the
+types and the alignments found there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import torch
+
+from ostinato.kernels import triton_plan
+from ostinato.kernels.cell_options import CellOptions
+from ostinato.kernels.task import Task
+from ostinato.kernels.triton_call import slots_of
+from ostinato.kernels.triton_plan import CHIPS, STREAMED, Plan, padded_gates
+
+_POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
+
+
+class Facts(NamedTuple):
+    """What must be true of a compiled kernel.
+
+    Attributes:
+        products: tensor cores multiply; with `wide`, those of compute capability 9 (wgmma).
+        wide: as above.
+        hot: registers suffice: nothing spills.
+        shared_bytes: shared memory at most.
+        resident_bytes: of weights that are in shared memory before the loop over time; 0 for none.
+        cooperative: all thread blocks are on the device at once.
+    """
+
+    products: bool
+    wide: bool
+    hot: bool
+    shared_bytes: int
+    resident_bytes: int = 0
+    cooperative: bool = False
+
+
+class CompileCase(NamedTuple):
+    """One kernel for one kind of call.
+
+    Attributes:
+        name: for people.
+        function: module and attribute of the kernel.
+        signature: argument -> Triton's name of its type, of those that are not constants.
+        constants: argument -> value, None for tensors that there are not.
+        aligned: arguments that are multiples of 16 (pointers: addresses).
+        num_warps, num_stages: options of the launch.
+        capability: compute capability of the GPU.
+        facts: what must be true.
+        max_registers: of a thread, where the launch sets it.
+    """
+
+    name: str
+    function: tuple[str, str]
+    signature: dict[str, str]
+    constants: dict[str, Any]
+    aligned: tuple[str, ...]
+    num_warps: int
+    num_stages: int
+    capability: tuple[int, int]
+    facts: Facts
+    max_registers: int | None = None
+
+
+def compiled(case: CompileCase) -> Any:
+    """Triton's kernel, with its texts in `asm` and its resources in `metadata`; needs Triton, no GPU."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    function = getattr(import_module(case.function[0]), case.function[1])
+    names = list(function.arg_names)
+    signature = {name: case.signature.get(name, "constexpr") for name in names}
+    constants = {(names.index(name),): value for name, value in case.constants.items()}
+    attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in case.aligned}
+    source = ASTSource(function, signature, constants, attributes)
+    target = GPUTarget("cuda", case.capability[0] * 10 + case.capability[1], 32)
+    options = {"num_warps": case.num_warps, "num_stages": case.num_stages}
+    if case.max_registers is not None:
+        options["maxnreg"] = case.max_registers
+    return triton.compile(source, target=target, options=options)
+
+
+# Of the recurrences -----------------------------------------------------------------------------------------
+
+_SIZES = (32, 64, 128, 160, 192, 256, 384, 512, 768, 1000, 1024, 1536)
+_PLAIN = CellOptions()
+
+
+def compile_cases() -> list[CompileCase]:
+    """Kernels of `triton_recurrent` over the table of sizes, and one of each option."""
+    return list(_cases())
+
+
+def _cases() -> Iterator[CompileCase]:
+    half, single = torch.bfloat16, torch.float32
+    everything = CellOptions(peephole=True, zoneout={"h": 0.1, "c": 0.1}, training=True)
+    for capability in ((8, 0), (9, 0)):
+        for H in _SIZES:
+            yield from _both(_task("lstm"), 16, H, half, capability)
+        for H in (64, 256, 768):
+            yield from _both(_task("lstm"), 16, H, single, capability)
+        for H in (64, 256, 1000):
+            yield from _both(_task("gru"), 32, H, torch.float16, capability)
+            yield from _both(_task("rnn"), 32, H, half, capability)
+        for B in (64, 128):
+            yield from _both(_task("lstm"), B, 768, half, capability)
+        yield from _both(_task("lstm", everything), 32, 256, half, capability, has_all=True)
+        yield from _both(
+            _task("gru", CellOptions(zoneout={"h": 0.1})), 32, 64, half, capability, has_all=True
+        )
+        yield from _both(_task("lstm", keeps="outputs"), 32, 512, half, capability)
+        yield from _both(_task("gru", keeps="outputs"), 32, 64, half, capability)
+        yield from _both(_task("lstm"), 32, 512, half, capability, only="step")
+        yield from _both(_task("lstm"), 32, 160, single, capability, precision="tf32x3")
+
+
+def _task(cell: str, options: CellOptions = _PLAIN, keeps: str = "gates") -> Task:
+    return Task(cell, options, is_reverse=False, returns_cells=False, keeps=keeps)
+
+
+def _both(
+    task: Task,
+    B: int,
+    H: int,
+    dtype: torch.dtype,
+    capability: tuple[int, int],
+    *,
+    has_all: bool = False,
+    only: str | None = None,
+    precision: str = "tf32",
+) -> Iterator[CompileCase]:
+    """Forward and backward of a call; `has_all`: with mask, resets, dropout of h and two directions."""
+    chip = CHIPS[capability]
+    n_directions = 2 if has_all else 1
+    plan = triton_plan.plan(
+        task._replace(keeps="nothing"),
+        B,
+        H,
+        dtype,
+        chip,
+        precision=precision,
+        n_directions=n_directions,
+        only=only,
+    )
+    for part in ("forward", "backward"):
+        signature, constants = _arguments(task, plan, H, dtype, part, has_all)
+        aligned = [name for name, kind in signature.items() if kind.startswith("*")]
+        aligned += ["HS"] + ["H"] * (H % 16 == 0)
+        yield CompileCase(
+            f"{task.cell} {part} {plan.mode} B={B} H={H} {str(dtype).removeprefix('torch.')} {precision}"
+            f"{' everything' if has_all else ''} sm_{capability[0]}{capability[1]}",
+            (f"ostinato.kernels.triton_{part}", f"{part}_kernel"), signature, constants, tuple(aligned),
+            plan.num_warps[part == "backward"], 1, capability,
+            Facts(
+                products=True, wide=_is_wide(plan, part, capability), hot=precision == "tf32",
+                shared_bytes=chip.shared_bytes, cooperative=plan.mode == "group",
+                resident_bytes=plan.rows * plan.K * dtype.itemsize if plan.stays else 0,
+            ),
+        )  # fmt: skip
+
+
+def _is_wide(plan: Plan, part: str, capability: tuple[int, int]) -> bool:
+    """Whether tensor cores of compute capability 9 can take the products: 64 rows for four warps."""
+    rows = plan.rows if part == "forward" else max([n for _, n in plan.back_chunks], default=STREAMED)
+    return capability[0] == 9 and rows >= 64
+
+
+def _arguments(
+    task: Task, plan: Plan, H: int, dtype: torch.dtype, part: str, has_all: bool
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Types of what is given, and constants, as `triton_launch.py` passes them."""
+    real, options = _POINTERS[dtype], task.options
+    is_lstm, is_solo, keeps = task.cell == "lstm", plan.mode == "solo", task.keeps
+    kinds = [(2 if options.training else 1) if leaf in options.zoneout else 0 for leaf in "hc"]
+    state = "*fp32" if plan.is_phased else real
+    given: dict[str, str | None] = {
+        "weights": real, "peephole": real if options.peephole else None,
+        "mask": "*u8" if has_all else None, "resets": "*u8" if has_all else None,
+        "noise": real if has_all else None,
+        "zone_h": "*u8" if kinds[0] == 2 else None, "zone_c": "*u8" if kinds[1] == 2 else None,
+        "rate_h": "fp32", "rate_c": "fp32", "arrived": "*i32" if plan.mode == "group" else None,
+        "gates": real, "c_before": "*fp32" if is_lstm else None,
+    }  # fmt: skip
+    given |= dict.fromkeys(
+        ("noise_step", "noise_direction", "B", "T", "H", "HS", "reverse_bits", "tile_begin", "n_tiles",
+         "n_blocks", "s_begin", "s_end"), "i32",
+    )  # fmt: skip
+    constants: dict[str, Any] = {
+        "ND": 2 if has_all else 1, "CELL": task.cell, "GATES": padded_gates(task), "SLOTS": slots_of(task),
+        "RELU": options.nonlinearity == "relu", "COUPLED": options.coupled_gates, "ZONE_H": kinds[0],
+        "ZONE_C": kinds[1], "U": plan.U, "N": plan.N, "K": plan.K, "BLOCK": STREAMED,
+        "SOLO": is_solo, "SYNC": plan.mode == "group", "PRECISION": plan.precision,
+    }  # fmt: skip
+    if part == "forward":
+        given |= {
+            "x_gates": real, "bias_n": real if task.cell == "gru" else None, "h_from": state, "h_to": state,
+            "c_from": state if is_lstm else None, "c_to": state if is_lstm else None,
+            "initial_h": real if has_all else None, "initial_c": real if has_all and is_lstm else None,
+            "seen": None if is_solo else real, "h_in": real if is_solo or has_all else None, "y": real,
+            "cells": None, "gates": real if keeps == "gates" else None, "prepares": "i32",
+        }  # fmt: skip
+        constants |= {
+            "REAL": 3 if task.cell == "gru" else slots_of(task), "CHUNKS": plan.chunks, "AHEAD": plan.ahead,
+        }  # fmt: skip
+    else:
+        given |= {
+            "h_in": real, "d_y": real, "d_cells": None, "d_h_from": "*fp32", "d_h_to": "*fp32",
+            "d_c_from": "*fp32" if is_lstm else None, "d_c_to": "*fp32" if is_lstm else None,
+            "d_first_h": "*fp32" if has_all else None, "d_first_c": "*fp32" if has_all and is_lstm else None,
+            "d_peephole": "*fp32" if options.peephole else None, "partials": None if is_solo else "*fp32",
+            "finishes": "i32",
+        }  # fmt: skip
+        constants |= {"RAW": keeps == "outputs", "CHUNKS": plan.back_chunks, "AT_ONCE": plan.at_once}
+    constants |= {name: None for name, kind in given.items() if kind is None}
+    return {name: kind for name, kind in given.items() if kind is not None}, constants
