@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _LOOKED_AT = 20_000
 _SAME_LANGUAGE = 0.5
+# Share of the time, products a second, products for a unit and H², and passes below which H is halved.
+_OF_TRAINING, _SPEED_HZ, _PRODUCTS, _FEWEST = 0.8, 5e10, 36.0, 2.5
 MOST_READ = 400  # units of a source whose beginning alone is read
 SHORT, LONG = ("char", "symbol"), ("word", "bpe")
 
@@ -40,12 +42,13 @@ def choose(settings: Translator, data: Pairs, first: Translator | None) -> list[
         asked = settings.unit or settings.defaults.get("unit")
         source, target, note = choose_units(asked, data.sources, data.targets)
         kinds = source, target
+    copies = bool(settings.defaults["copying"] if settings.copying is None else settings.copying)
     words = count_words(data.sources) + count_words(data.targets)
     units = words * 1.2 if kinds[1] in LONG else 2.0 * words
     chosen = {
-        "vocabulary_size": vocabulary_size(kinds, words),
+        "vocabulary_size": vocabulary_size(kinds, words, copies=copies),
         "shared": kinds[0] == kinds[1] and is_one_language(data.sources, data.targets),
-        **chosen_parameters(kinds, len(data), units / len(data)),
+        **chosen_parameters(kinds, len(data), units / len(data), settings.max_time_s),
         **settings.defaults,
     }
     if settings.cuts:
@@ -104,25 +107,35 @@ def count_words(texts: Sequence[str]) -> int:
     return int(sum(len(texts[i].split()) for i in looked) * len(texts) / max(len(looked), 1))
 
 
-def vocabulary_size(kinds: tuple[str, str], words: int) -> int:
-    """Byte pairs or words to know where a text has so many words."""
+def vocabulary_size(kinds: tuple[str, str], words: int, *, copies: bool) -> int:
+    """Byte pairs or words to know where a text has so many words; what can be copied need not be known."""
     if "bpe" in kinds:
-        return int(np.clip(round(words / 90, -2), 400, 16_000))
-    return 30_000
+        return int(np.clip(round(words / 180, -2), 400, 16_000))
+    return 16_000 if copies else 30_000
 
 
-def network_sizes(kinds: tuple[str, str], pairs: int) -> dict[str, int]:
-    """Widths of the network."""
+def network_sizes(
+    kinds: tuple[str, str], pairs: int, units: float, max_time_s: float | None
+) -> dict[str, int]:
+    """Widths of the network: by the amount of data, and smaller where a few passes would not fit the time."""
     if kinds[1] in SHORT:
         hidden = 256 if pairs >= 10_000 else 128
-        return {"hidden_size": hidden, "embedding_size": hidden // 2, "num_layers": 1}
-    hidden = 512 if pairs >= 20_000 else 256 if pairs >= 2_000 else 128
+    else:
+        hidden = 512 if pairs >= 20_000 else 256 if pairs >= 2_000 else 128
+    while max_time_s is not None and hidden > 64 and passes(hidden, pairs * units, max_time_s) < _FEWEST:
+        hidden //= 2
     return {"hidden_size": hidden, "embedding_size": max(hidden // 2, 64), "num_layers": 1}
 
 
-def usual_epochs(pairs: int) -> int:
-    """Passes over the training part where no time is given."""
-    return int(np.clip(round(20 * (30_000 / max(pairs, 1)) ** 0.5), 6, 100))
+def passes(hidden: int, units: float, max_time_s: float) -> float:
+    """How often so many units can be learned from, by a rough guess at one core of a small machine."""
+    return _OF_TRAINING * max_time_s * _SPEED_HZ / (_PRODUCTS * hidden**2 * units)
+
+
+def usual_epochs(pairs: int, max_time_s: float | None) -> int:
+    """Passes over the training part: where time is given, as many as may still help if they fit."""
+    usual = np.clip(20 * (30_000 / max(pairs, 1)) ** 0.5, 6, 100)
+    return round(usual if max_time_s is None else 3 * usual)
 
 
 def batch_size(pairs: int, units: float) -> int:
@@ -132,7 +145,7 @@ def batch_size(pairs: int, units: float) -> int:
         pairs: N.
         units: of a pair, on average.
     """
-    by_number = 2 ** round(np.log2(max(pairs, 1) / 200))
+    by_number = 2 ** round(np.log2(max(pairs, 1) / 400))
     by_length = 2 ** round(np.log2(4000 / max(units, 1)))
     return int(np.clip(min(by_number, by_length), 16, 128))
 
@@ -143,14 +156,16 @@ def longest(lengths: NDArray[np.int64]) -> int:
     return int(np.clip(3 * usual, 50, 1000))
 
 
-def chosen_parameters(kinds: tuple[str, str], pairs: int, units: float) -> dict[str, Any]:
+def chosen_parameters(
+    kinds: tuple[str, str], pairs: int, units: float, max_time_s: float | None
+) -> dict[str, Any]:
     """A value for every parameter that may be None, but for units and vocabularies."""
     return {
         "cell": "lstm",
         "attention": "general",
-        **network_sizes(kinds, pairs),
+        **network_sizes(kinds, pairs, units, max_time_s),
         "dropout": 0.2 if kinds[1] in SHORT else 0.3,
-        "epochs": usual_epochs(pairs),
+        "epochs": usual_epochs(pairs, max_time_s),
         "batch_size": batch_size(pairs, units),
         "learning_rate": 2e-3,
         "weight_decay": 1e-4,
