@@ -8,7 +8,7 @@ sentences of the Stanford Sentiment Treebank (train.txt, in brackets), train.en 
 en_ewt-ud-train.conllu, and the training questions without their labels. No text of a test part is among
 them. The model is learned once, in `--passes` passes, or taken from `--run`, where it is kept.
 
-Then `Classifier` learns from 100, 500 and all labelled questions, once from scratch and once with `init`, with
+Then `Classifier` learns from 100, 500 and all labelled questions, from scratch and with `init`, with
 its defaults; each seed draws other questions. The accuracy on the 500 test questions is printed with its
 standard error over the seeds, and that of their difference.
 """

@@ -40,6 +40,7 @@ def test_a_text_is_learned_scored_and_continued(call, files):
     assert code == 0
     result = json.loads(said)
     assert result["part"] == "test"
+    assert list(result["model"]) == ["lstm", "lstm+kneser_ney_6"]
     assert set(result["model"]["lstm"]) == {"perplexity", "nats", "bits_per_char"}
     assert list(result["baselines"]) == ["unigram", "kneser_ney_6"]
     code, said, _ = call("evaluate", files / "run", files / "b.txt", "--json")

@@ -106,7 +106,8 @@ class ScoringStreams:
     """Every unit of a corpus once, in S streams that each read `warm_up` units before their part.
 
     The state is carried through each stream; with one stream this is the corpus from its first to its last
-    unit. `counted` (B, T) is True at the units that count.
+    unit. `counted` (B, T) is True at the units that count, and
+    `at` (B, T) their places.
 
     Args:
         ids, starts, start: as for `TokenStreams`.
@@ -139,5 +140,5 @@ class ScoringStreams:
             counts = (at >= bounds[:-1, None]) & (at < bounds[1:, None])
             # The first stream's warm-up lies before the corpus: its state is reset at 0.
             batch = units_at(self.ids, self.starts, self.start, at.clip(0, N - 1))
-            batch["counted"] = torch.from_numpy(counts)
+            batch["counted"], batch["at"] = torch.from_numpy(counts), torch.from_numpy(at)
             yield batch

@@ -205,6 +205,17 @@ class SoftmaxHead(nn.Module):
             total = total + linear_cross_entropy(narrow, tables.weights[k], self.biases[k], own)
         return total + linear_cross_entropy(h, self._head_weight(tables), self.biases[0], first)
 
+    @torch.no_grad()
+    def unit_nats(self, h: Tensor, targets: Tensor, tables: ClusterTables) -> Tensor:
+        """(N,) -log P(target) of each row, without gradients; block by block of rows."""
+        rows = max(_LEAST_ROWS, _BLOCK // tables.vocabulary_size)
+        said = []
+        for x, y in zip(h.split(rows), targets.split(rows), strict=True):
+            log_probs = self.log_probs(x, tables).float()
+            right = log_probs.gather(1, y.unsqueeze(1)).squeeze(1)
+            said.append((log_probs.logsumexp(1) - right) if not self.n_clusters else -right)
+        return torch.cat(said) if said else h.new_zeros(0)
+
     def log_probs(self, h: Tensor, tables: ClusterTables) -> Tensor:
         """(N, V) log-probabilities of all units; of one cluster the logits, which differ by a constant."""
         head = nn.functional.linear(h, self._head_weight(tables), self.biases[0])

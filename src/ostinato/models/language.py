@@ -163,9 +163,13 @@ class LanguageNetwork(nn.Module):
             total = total + count * self._penalty(h, real, mask)
         return LossOutput(total, count, state)
 
-    def unit_nats(self, h: Tensor, targets: Tensor) -> Tensor:
+    def nats(self, h: Tensor, targets: Tensor) -> Tensor:
         """Σ -log P(target) of outputs h (N, H) of `encode` and targets (N,); in evaluation mode."""
         return self.softmax.loss(self._projected(h), targets, self._tables)
+
+    def unit_nats(self, h: Tensor, targets: Tensor) -> Tensor:
+        """(N,) the same, each by itself, without gradients."""
+        return self.softmax.unit_nats(self._projected(h), targets, self._tables)
 
     def _penalty(self, h: Tensor, real: Tensor, mask: Tensor | None) -> Tensor:
         penalty = self.activation * real.float().pow(2).mean()

@@ -9,7 +9,7 @@ import ostinato as ot
 from ostinato.errors import DataError, InputError
 from ostinato.tasks.language import plan
 from ostinato.tasks.language.generation import until
-from ostinato.tasks.language.scoring import text_nats
+from ostinato.tasks.language.scoring import fit_share, mixed_nats, text_nats, unit_nats
 
 SMALL = {
     "hidden_size": 24, "embedding_size": 8, "num_layers": 1, "epochs": 4, "batch_size": 4, "chunk": 20,
@@ -70,10 +70,24 @@ def test_words_of_split_text_are_told_with_the_ends_of_their_lines():
     assert fitted.generate("a dog", length=5, seed=1).startswith(" ")
 
 
+def test_the_mixture_with_ngrams_is_weighed_on_the_validation_part(fitted):
+    assert 0 <= fitted.share_ < 1
+    of_validation = {**fitted.metrics_["validation"]["model"], **fitted.metrics_["validation"]["baselines"]}
+    nats = {name: scores["nats"] for name, scores in of_validation.items()}
+    assert nats["lstm+kneser_ney_6"] <= min(nats.values()) + 1e-6
+    network, ngrams = np.array([1.0, 3.0, 0.5]), np.array([2.0, 0.1, 4.0])
+    share = fit_share(network, ngrams)
+    at = [mixed_nats(network, ngrams, s) for s in (share - 0.05, share, share + 0.05)]
+    assert at[1] < min(at[0], at[2])
+    assert mixed_nats(network, ngrams, 1.0) == pytest.approx(4.5)
+    assert fit_share(network, network + 30) == pytest.approx(1.0)
+
+
 def test_the_score_of_a_text_does_not_depend_on_how_it_is_cut(fitted):
     corpus = fitted._encoded(ot.tasks.language.estimator.open_texts(io.StringIO(TEXT)))
     whole = text_nats(fitted.network_, corpus, streams=1)
     assert text_nats(fitted.network_, corpus, streams=7) == pytest.approx(whole, rel=1e-3)
+    assert unit_nats(fitted.network_, corpus, streams=1).sum() == pytest.approx(whole, rel=1e-5)
 
 
 def test_documents_are_told_without_what_came_before(tmp_path):
@@ -200,7 +214,7 @@ def test_a_time_limit_asks_for_larger_networks_of_longer_texts():
 @pytest.mark.parametrize("cell", ["gru", "mingru"])
 def test_other_cells_learn_too(cell):
     fitted = model(cell=cell, epochs=1).fit(io.StringIO(TEXT))
-    assert list(fitted.metrics_["model"]) == [cell]
+    assert list(fitted.metrics_["model"]) == [cell, f"{cell}+kneser_ney_6"]
     assert fitted.generate("a", length=3)
 
 

@@ -37,8 +37,9 @@ class LanguageModel(Estimator):
         network_: the network; settings_: the parameters with every choice made.
         units_: what turns text into ids and back.
         history_: of training.
-        metrics_: scores of the network and the baselines, of the test part if there is one, else of the part
-            held out for validation; `part` says which.
+        metrics_: scores of the network, of its mixture with the n-grams, and of the baselines, about the test
+            part if there is one, else about the part held out for validation; `part` says which.
+        share_: of the network in the mixture, as the part held out for validation speaks for it.
         notes_: what reading and fitting had to say, as text.
     """
 
@@ -222,6 +223,7 @@ class LanguageModel(Estimator):
         self._score_parts(checks, test)
 
     def _score_parts(self, checks: Corpus, test: Corpus | None) -> None:
+        self.share_ = None
         scores = {"part": "validation", **self._scores(checks)}
         self.metrics_: dict[str, Any] = scores
         if test is not None:
@@ -264,7 +266,7 @@ class LanguageModel(Estimator):
     # ---------------------------------------------------------------------------------------- scores
 
     def evaluate(self, data: Any) -> dict[str, Any]:
-        """Scores of the network and of the baselines on text in the form that `fit` took.
+        """Scores of the network, its mixture with the n-grams, and the baselines, on text as `fit` took it.
 
         Every unit is told from all before it in its document. Perplexity and nats are per unit, line ends
         counted; bits are per character of the text, line feeds counted.
@@ -280,7 +282,8 @@ class LanguageModel(Estimator):
 
     def _scores(self, corpus: Corpus) -> dict[str, Any]:
         self.network_.to(find_device(self.device))
-        return score_table(self.name_, self.network_, self.baselines_.nats(corpus), corpus)
+        table, self.share_ = score_table(self.name_, self.network_, self.baselines_, corpus, self.share_)
+        return table
 
     def score(self, data: Any) -> float:
         """Minus the nats per unit: the more, the better."""

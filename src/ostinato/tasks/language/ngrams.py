@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -243,10 +242,9 @@ class Baselines:
         """From counts (V,) of the training text, and n-grams that were fitted before."""
         return cls(np.log((counts + 1.0) / (counts + 1.0).sum()), ngrams, name)
 
-    def nats(self, corpus: Corpus) -> dict[str, float]:
-        """By name, the sum of -log P over all units of a text."""
-        unigram = 0.0
+    def unigram_nats(self, corpus: Corpus) -> float:
+        """Σ -log P(unit) over a text, by the counts of units alone."""
+        total = 0.0
         for first in range(0, len(corpus), _PIECE):
-            unigram -= float(self.unigram[np.asarray(corpus.ids[first : first + _PIECE])].sum())
-        ngrams = -math.fsum(self.ngrams.log_probs(corpus).tolist())
-        return {"unigram": unigram, self.name: ngrams}
+            total -= float(self.unigram[np.asarray(corpus.ids[first : first + _PIECE])].sum())
+        return total

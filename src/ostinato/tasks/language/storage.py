@@ -40,6 +40,7 @@ def write(estimator: LanguageModel, run: RunFolder) -> None:
         {
             "chosen": _chosen(estimator.settings_), "reading": estimator.reading_,
             "notes": estimator.notes_, "ngrams": baselines.ngrams.to_json(), "baseline": baselines.name,
+            "share": estimator.share_,
         },
     )  # fmt: skip
     run.write_json(_UNITS, estimator.units_.to_json())
@@ -72,6 +73,7 @@ def read(cls: type[E], run: RunFolder, cells: Sequence[type] = ()) -> E:
         estimator.units_ = CorpusUnits.from_json(run.read_json(_UNITS))
         ngrams = KneserNey.from_json(stored["ngrams"], run.read_tensors(_BASELINES))
         estimator.baselines_ = Baselines.of(estimator.units_.counts, ngrams, str(stored["baseline"]))
+        estimator.share_ = stored["share"]
         estimator.network_ = build(settings, len(estimator.units_))
         estimator.network_.load_state_dict(run.read_tensors("model.safetensors"))
     except (KeyError, TypeError, RuntimeError) as error:
