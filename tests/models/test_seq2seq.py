@@ -72,7 +72,7 @@ def log_probs(model, given, encoded=None):
     state, said, read = encoded.state, [], []
     for tokens in given["target_in"].unbind(1):
         scores, state, *attention = encoded.step(tokens, state)
-        said.append(scores)
+        said.append(scores.log_softmax(1))
         read += attention
     return torch.stack(said, dim=1), torch.stack(read, dim=1) if read else None
 
@@ -241,10 +241,14 @@ CHANGES = [
 PLAIN = {"dropout_embedding": 0.0, "dropout_between": 0.0, "dropout_output": 0.0, "label_smoothing": 0.0}
 
 
-@pytest.mark.parametrize("changed", CHANGES, ids=str)
-def test_what_regularises_acts_in_training_alone_and_depends_on_the_key(changed):
-    plain, given = make(**PLAIN), batch()
-    model = make(**{**PLAIN, **changed})
+REGULARISED = [({"attention": "general"}, changed) for changed in CHANGES]
+REGULARISED += [({"attention": "none"}, changed) for changed in CHANGES if "coverage_weight" not in changed]
+
+
+@pytest.mark.parametrize(("kind", "changed"), REGULARISED, ids=str)
+def test_what_regularises_acts_in_training_alone_and_depends_on_the_key(kind, changed):
+    plain, given = make(**PLAIN, **kind), batch()
+    model = make(**{**PLAIN, **changed}, **kind)
     model.load_state_dict(plain.state_dict())
 
     def loss(model, step):
@@ -299,7 +303,7 @@ def test_label_smoothing_spreads_a_share_over_the_vocabulary(copying):
         encoded = model.encode(given)
         steps = model._decode(model._known(given["target_in"]), encoded)
         words = model.output.words if copying else model.output
-        said = words.log_probs(steps.readout, model.target_embedding.weight)
+        said = words.scores(steps.readout, model.target_embedding.weight).log_softmax(2)
         real = torch.arange(6) < given["target_lengths"].unsqueeze(1)
         spread = -said.mean(2)[real].sum()
     torch.testing.assert_close(smoothed, 0.7 * plain + 0.3 * spread)

@@ -47,7 +47,8 @@ class Encoded:
             state: leaves (N, …).
 
         Returns:
-            log-probabilities (N, output_size), the state, and with an attention its weights (N, S).
+            Scores (N, output_size), whose softmax are the probabilities (copying models give their
+            logarithms); the state; and with an attention its weights (N, S).
 
         Cost: that of a step of the decoder, and 2·N·V·D flops. Sources are not copied for sequences in groups
         of one size, in the order of the sources, as a beam keeps them.
@@ -77,6 +78,7 @@ class _Sequences(nn.Module):
 
     def _set_up_decoder(self, summary_size: int, memory_size: int | None) -> None:
         o = self.options
+        self.drop_read = LockedDropout(o.dropout_between, 3)
         self.decoder = AttentionDecoder(o, summary_size, memory_size)
         kind = CopyOutput if o.copying else WordOutput
         self.output = kind(
@@ -89,13 +91,16 @@ class _Sequences(nn.Module):
         """Read the sources of a batch."""
         raise NotImplementedError
 
+    def _start(self, summary: Tensor, source_steps: int) -> State:
+        return self.decoder.start(self.drop_read(summary.unsqueeze(1))[:, 0], source_steps)
+
     # Training ----------------------------------------------------------------------------------------
 
     def loss(self, batch: Batch, state: Any = None) -> LossOutput:
         """-log P(target), summed over the tokens of the targets.
 
         In training with label smoothing, and with the coverage loss; in evaluation neither, so that the total
-        is that of the log-probabilities of `Encoded.step`.
+        is that of the probabilities of `Encoded.step`.
 
         Args:
             batch: the fields of `encode`; `target_in` (B, T) what each step is fed, `target_out` (B, T) what
@@ -152,7 +157,7 @@ class _Sequences(nn.Module):
             return given
         with torch.no_grad():
             steps = self._decode(given, encoded)
-            said = self._known(self._log_probs(steps, encoded.memory, encoded).argmax(2))
+            said = self._known(self._scores(steps, encoded).argmax(2))
         before = torch.cat([given[:, :1], said[:, :-1]], dim=1)
         # The first token has none before it.
         own[:, 0] = False
@@ -171,19 +176,19 @@ class _Sequences(nn.Module):
         x = self._embed(self.target_embedding, self._known(tokens)).unsqueeze(1)
         steps = self.decoder(x, state, memory)
         source = Encoded(self, memory, state, copied, encoded.output_size)
-        log_probs = self._log_probs(steps, memory, source)[:, 0]
+        scores = self._scores(steps, source)[:, 0]
         if steps.weights is None:
-            return log_probs, steps.state
-        return log_probs, steps.state, steps.weights[:, 0]
+            return scores, steps.state
+        return scores, steps.state, steps.weights[:, 0]
 
-    def _log_probs(self, steps: Steps, memory: Memory | None, encoded: Encoded) -> Tensor:
+    def _scores(self, steps: Steps, encoded: Encoded) -> Tensor:
         """(N, T, output_size)."""
         if isinstance(self.output, WordOutput):
-            return self.output.log_probs(steps.readout, self._output_weight)
+            return self.output.scores(steps.readout, self._output_weight)
         assert encoded.copied is not None
         assert steps.weights is not None
         copied = encoded.copied.repeat_interleave(len(steps.readout) // len(encoded.copied), 0)
-        return self.output.log_probs(
+        return self.output.scores(
             steps.readout, steps.features, self._output_weight, steps.weights, copied, encoded.output_size
         )
 
@@ -257,7 +262,6 @@ class EncoderDecoder(_Sequences):
             if layer:
                 self.between.append(LockedDropout(o.dropout_between, 3 + layer))
         E = widths[-1]
-        self.drop_memory = LockedDropout(o.dropout_between, 3)
         self._set_up_decoder(E, None if o.attention == "none" else E)
 
     def encode(self, batch: Batch) -> Encoded:
@@ -283,10 +287,10 @@ class EncoderDecoder(_Sequences):
             x = output.y
         memory, copied, size = None, None, self.target_size
         if self.decoder.attention is not None:
-            memory = self.decoder.attention.remember(self.drop_memory(x), mask=output.mask)
+            memory = self.decoder.attention.remember(self.drop_read(x), mask=output.mask)
         if self.options.copying:
             copied, size = self._extended(batch)
-        state = self.decoder.start(output.last, source.shape[1])
+        state = self._start(output.last, source.shape[1])
         return Encoded(self, memory, state, copied, size)
 
     def _extended(self, batch: Batch) -> tuple[Tensor, int]:
@@ -342,7 +346,7 @@ class OneToMany(_Sequences):
         x = batch["x"]
         if x.dim() != 2 or x.shape[1] != self.input_size:
             raise SizeError(f"OneToMany: x has shape {tuple(x.shape)}, expected (B, {self.input_size})")
-        return Encoded(self, None, self.decoder.start(x, 0), None, self.target_size)
+        return Encoded(self, None, self._start(x, 0), None, self.target_size)
 
 
 def make_embedding(size: int, width: int) -> nn.Embedding:

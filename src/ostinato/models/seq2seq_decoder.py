@@ -76,7 +76,7 @@ class AttentionDecoder(nn.Module):
             self.rest.append(build_encoder(options.cell, before, H, **options.layer))
         # One mask for each of the layers after the first.
         self.between = nn.ModuleList(
-            LockedDropout(options.dropout_between, 10 + layer) for layer in range(len(self.rest))
+            LockedDropout(options.dropout_between, 100 + layer) for layer in range(len(self.rest))
         )
         top = self._layer(len(self.rest) - 1).output_size if self.rest else Q
         self.feature_size = top + E + D

@@ -26,9 +26,9 @@ class WordOutput(nn.Module):
             self.weight = nn.Parameter(torch.randn(target_size, size) * size**-0.5)
         self.bias = nn.Parameter(torch.zeros(target_size))
 
-    def log_probs(self, readout: Tensor, weight: Tensor) -> Tensor:
-        """(…, V) of readouts (…, D)."""
-        return torch.log_softmax(F.linear(readout, weight, self.bias), dim=-1)
+    def scores(self, readout: Tensor, weight: Tensor) -> Tensor:
+        """Logits (…, V) of readouts (…, D)."""
+        return F.linear(readout, weight, self.bias)
 
     def loss(self, readout: Tensor, targets: Tensor, weight: Tensor, smoothing: float) -> Tensor:
         """Σ of -(1 - ε) log P(target) - ε · mean over v of log P(v) for readouts (n, D), targets (n,)."""
@@ -75,10 +75,10 @@ class CopyOutput(nn.Module):
         said = F.logsigmoid(gate).masked_fill(~is_possible, 0.0)
         return said, F.logsigmoid(-gate), attention / total.masked_fill(~is_possible, 1.0)
 
-    def log_probs(
+    def scores(
         self, readout: Tensor, features: Tensor, weight: Tensor, attention: Tensor, copied: Tensor, size: int
     ) -> Tensor:
-        """(N, T, size) over the extended vocabulary; -inf for words that are nowhere.
+        """Log-probabilities (N, T, size) over the extended vocabulary; -inf for words that are nowhere.
 
         Args:
             readout: (N, T, D).
@@ -89,7 +89,7 @@ class CopyOutput(nn.Module):
             size: V and the extra words.
         """
         own, other, attention = self._shares(features, attention)
-        said = self.words.log_probs(readout, weight) + own
+        said = torch.log_softmax(self.words.scores(readout, weight), dim=-1) + own
         said = F.pad(said, (0, size - self.target_size), value=float("-inf"))
         places = copied.unsqueeze(1).expand(attention.shape)
         mass = torch.zeros_like(said).scatter_add_(2, places, attention.to(said.dtype))
