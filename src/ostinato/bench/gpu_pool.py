@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 
 from ostinato.bench.gpu_cases import GpuCase
 from ostinato.bench.gpu_problems import OURS
@@ -30,7 +30,7 @@ class Worker:
         self._environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
         self._process: subprocess.Popen[str] | None = None
         self._answers: queue.Queue[str | None] = queue.Queue()
-        self._complaints = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        self._complaints: IO[str] | None = None
 
     def run(
         self, case: GpuCase, seconds: float, limit_s: float, without: Sequence[str] = ()
@@ -69,19 +69,13 @@ class Worker:
 
     def end(self) -> None:
         """Kill the process, if there is one."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=20)
+        self._lost("")
 
     def _start(self, limit_s: float) -> Failed | None:
         if self._process is not None and self._process.poll() is None:
             return None
         self.end()
-        self._complaints.seek(0)
-        self._complaints.truncate()
+        self._complaints = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._answers = queue.Queue()
         self._process = subprocess.Popen(
             self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._complaints, text=True,
@@ -91,9 +85,7 @@ class Worker:
         message = self._next(time.monotonic() + limit_s)
         if message is not None and message.get("ready"):
             return None
-        failure = self._lost("start")
-        self.end()
-        return failure
+        return self._lost("start")
 
     def _next(self, ends_s: float) -> dict[str, Any] | None:
         """The next message; None where the process has ended or the time is up."""
@@ -104,19 +96,30 @@ class Worker:
         return None if line is None else json.loads(line)
 
     def _lost(self, doing: str) -> Failed:
-        process = self._process
-        self.end()
-        self._complaints.seek(0)
-        said = [line.strip() for line in self._complaints.read().splitlines() if line.strip()]
-        code = None if process is None else process.returncode
+        """End the process, and say how it ended and what it complained of."""
+        process, self._process = self._process, None
+        complaints, self._complaints = self._complaints, None
+        if process is None or complaints is None:
+            return _failure("it had no process", doing, was_lost=True)
+        code = process.poll()
+        process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=20)
+        if process.stdin is not None:
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+        with complaints:
+            complaints.seek(0)
+            said = [line.strip() for line in complaints.read().splitlines() if line.strip()]
         detail = f"its process ended with code {code}: {' | '.join(said[-_LINES_OF_A_CRASH:])[-600:]}"
         return _failure(detail, doing, was_lost=True)
 
 
 def _forward_lines(process: subprocess.Popen[str], answers: queue.Queue[str | None]) -> None:
     assert process.stdout is not None
-    for line in process.stdout:
-        answers.put(line)
+    with process.stdout:
+        for line in process.stdout:
+            answers.put(line)
     answers.put(None)
 
 
