@@ -51,8 +51,10 @@ def test_sizes_of_batches_and_vocabularies():
     assert batch_size(10**6, 400) == 16
     assert vocabulary_size(("bpe", "bpe"), 740_000, copies=False) == 4100
     assert vocabulary_size(("word", "word"), 100, copies=True) == 16_000
-    assert usual_epochs(30_000, None) == 20
-    assert usual_epochs(30_000, 60.0) == 60
+    assert usual_epochs(30_000, 30, 512, None) == 20
+    assert usual_epochs(30_000, 30, 512, 2700.0) == 51
+    assert usual_epochs(30_000, 30, 512, 36_000.0) == 60
+    assert usual_epochs(30_000, 30, 64, 1.0) == 1
     lengths = np.array([10] * 50 + [100_000])
     assert longest(lengths) == 50
     assert longest(lengths * 10) == 300

@@ -19,6 +19,7 @@ _LOOKED_AT = 20_000
 _SAME_LANGUAGE = 0.5
 # Share of the time, products a second, products for a unit and H², and passes below which H is halved.
 _OF_TRAINING, _SPEED_HZ, _PRODUCTS, _FEWEST = 0.8, 5e10, 36.0, 2.5
+_FASTER = 4.0  # a machine than that
 MOST_READ = 400  # units of a source whose beginning alone is read
 SHORT, LONG = ("char", "symbol"), ("word", "bpe")
 
@@ -48,7 +49,7 @@ def choose(settings: Translator, data: Pairs, first: Translator | None) -> list[
     chosen = {
         "vocabulary_size": vocabulary_size(kinds, words, copies=copies),
         "shared": kinds[0] == kinds[1] and is_one_language(data.sources, data.targets),
-        **chosen_parameters(kinds, len(data), units / len(data), settings.max_time_s),
+        **chosen_parameters(settings, kinds, len(data), units / len(data)),
         **settings.defaults,
     }
     if settings.cuts:
@@ -132,10 +133,12 @@ def passes(hidden: int, units: float, max_time_s: float) -> float:
     return _OF_TRAINING * max_time_s * _SPEED_HZ / (_PRODUCTS * hidden**2 * units)
 
 
-def usual_epochs(pairs: int, max_time_s: float | None) -> int:
-    """Passes over the training part: where time is given, as many as may still help if they fit."""
-    usual = np.clip(20 * (30_000 / max(pairs, 1)) ** 0.5, 6, 100)
-    return round(usual if max_time_s is None else 3 * usual)
+def usual_epochs(pairs: int, units: float, hidden: int, max_time_s: float | None) -> int:
+    """Passes over the training part: where time is given, as many as may still help and may just fit."""
+    usual = float(np.clip(20 * (30_000 / max(pairs, 1)) ** 0.5, 6, 100))
+    if max_time_s is None:
+        return round(usual)
+    return max(1, round(min(3 * usual, _FASTER * passes(hidden, pairs * units, max_time_s))))
 
 
 def batch_size(pairs: int, units: float) -> int:
@@ -157,15 +160,17 @@ def longest(lengths: NDArray[np.int64]) -> int:
 
 
 def chosen_parameters(
-    kinds: tuple[str, str], pairs: int, units: float, max_time_s: float | None
+    settings: Translator, kinds: tuple[str, str], pairs: int, units: float
 ) -> dict[str, Any]:
     """A value for every parameter that may be None, but for units and vocabularies."""
+    sizes = network_sizes(kinds, pairs, units, settings.max_time_s)
+    hidden = settings.hidden_size or sizes["hidden_size"]
     return {
         "cell": "lstm",
         "attention": "general",
-        **network_sizes(kinds, pairs, units, max_time_s),
+        **sizes,
         "dropout": 0.2 if kinds[1] in SHORT else 0.3,
-        "epochs": usual_epochs(pairs, max_time_s),
+        "epochs": usual_epochs(pairs, units, hidden, settings.max_time_s),
         "batch_size": batch_size(pairs, units),
         "learning_rate": 2e-3,
         "weight_decay": 1e-4,

@@ -22,7 +22,7 @@ from ostinato.training.settings import TrainingSettings
 if TYPE_CHECKING:
     from ostinato.tasks.translate.estimator import Translator
 
-VALIDATIONS = 25
+VALIDATIONS = 40
 LEAST_S = 0.5
 FILES_S, BYTES_PER_S = 0.5, 100e6
 STEP_FACTOR = 1.15  # of what the optimizer, averaging and the loop add to forward and backward
@@ -101,16 +101,9 @@ class Training:
             pass_s = self._pass_s()
             budget_s = max(ends_s - time.monotonic() - kept_s, LEAST_S)
             assert settings.epochs is not None
+            # All else stays as it is, so that a run can be resumed where the machine is faster or slower.
             fits = settings.epochs * pass_s <= 0.95 * budget_s
-            settings = replace(
-                settings,
-                max_time_s=budget_s,
-                epochs=settings.epochs if fits else None,
-                # A validation costs little beside so many steps.
-                warmup_steps=settings.warmup_steps
-                if fits
-                else max(1, min(settings.warmup_steps, int(0.05 * budget_s / pass_s * self._steps))),
-            )
+            settings = replace(settings, max_time_s=budget_s, epochs=settings.epochs if fits else None)
         return train(
             self.network,
             RowSource(self._sampler(), self.inputs.batch),
