@@ -63,3 +63,28 @@ def test_what_the_run_decides_cannot_be_asked_for(run, tmp_path):
     ot.Classifier(hidden_size=8, members=1, **QUICK).fit(LINES, LABELS).save(tmp_path / "other")
     with pytest.raises(InputError, match="holds a 'classifier'"):
         ot.LanguageModel(init=str(tmp_path / "other"), **QUICK).fit(io.StringIO(TEXT))
+
+
+@pytest.mark.parametrize("unit", ["word", "char"])
+def test_a_tagger_reads_words_by_a_language_model_too(tmp_path, unit):
+    splitting = "blanks" if unit == "word" else None
+    model = ot.LanguageModel(
+        hidden_size=16, embedding_size=8, num_layers=1, unit=unit, splitting=splitting, epochs=1,
+        progress="quiet",
+    ).fit(io.StringIO(TEXT))  # fmt: skip
+    model.save(tmp_path / "language")
+    words = [line.split() for line in LINES]
+    tags = [["W" if w.startswith("w") else "N" if w in ("dog", "cat") else "O" for w in row] for row in words]
+    given = {"hidden_size": 10, "word_size": 8, "batch_size": 16, **QUICK}
+    fitted = ot.Tagger(init=str(tmp_path / "language"), **given).fit(words, tags)
+    network = fitted.network_
+    assert network.language is not None
+    assert network.encoder.input_size == network.tokens.output_size + 16
+    before = LanguageSource.read(tmp_path / "language").tensors["layers.0.weight_hh_l0"]
+    assert not torch.equal(network.language.layers[0].weight_hh_l0, before)
+    fitted.save(tmp_path / "tagger")
+    loaded = ot.load(tmp_path / "tagger")
+    assert loaded.predict(words[:5]) == fitted.predict(words[:5])
+    whole = np.concatenate(fitted.predict_proba(words[:6]))
+    alone = np.concatenate([fitted.predict_proba([row])[0] for row in words[:6]])
+    np.testing.assert_allclose(whole, alone, atol=1e-5)

@@ -171,6 +171,7 @@ def train_tag(  # noqa: PLR0913 - one parameter per option is Typer's way
     label: Annotated[
         str | None, file_option("The column of tags; the last, or upos, otherwise.", "N|upos|xpos")
     ] = None,
+    init: Annotated[Path | None, model_option("Run of a language model to read words by too.", "RUN")] = None,
     features: Annotated[
         str | None, model_option("Further columns to learn from; those between otherwise.", "auto|none|N,…")
     ] = None,
@@ -203,11 +204,11 @@ def train_tag(  # noqa: PLR0913 - one parameter per option is Typer's way
     Options win over --set, and --set over --config.
     """
     options = {
-        "format": file_format, "token": token, "label": label, "features": features, "separator": separator,
-        "encoding": encoding, "header": False if no_header else None, "cell": cell, "hidden_size": hidden,
-        "num_layers": layers, "vectors": _text(vectors), "valid": valid, "test": test, "epochs": epochs,
-        "max_time_s": max_time, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
-        "device": device,
+        "init": _text(init), "format": file_format, "token": token, "label": label, "features": features,
+        "separator": separator, "encoding": encoding, "header": False if no_header else None, "cell": cell,
+        "hidden_size": hidden, "num_layers": layers, "vectors": _text(vectors), "valid": valid, "test": test,
+        "epochs": epochs, "max_time_s": max_time, "batch_size": batch_size, "learning_rate": learning_rate,
+        "seed": seed, "device": device,
     }  # fmt: skip
     train = functools.partial(estimators.train_labels, "Tagger")
     train_and_print(train, data, out, options, config, overrides, json=json, quiet=quiet, resume=resume)

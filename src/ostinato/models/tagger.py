@@ -18,6 +18,7 @@ from ostinato.layers.crf_constraints import constraints_for
 from ostinato.layers.options import check_choice
 from ostinato.layers.pooling import SequencePooling
 from ostinato.models.encoder import build_encoder
+from ostinato.models.language import LanguageNetwork
 from ostinato.models.token_encoder import TokenEncoder
 from ostinato.types import Batch, LossOutput, Output
 
@@ -61,7 +62,10 @@ class TaggerNetwork(nn.Module):
         num_layers: L.
         bidirectional: also read from the end to the start.
         dropout: on the states, which the emissions are made from, and between layers.
-        **options: of the recurrent layers, as for `ot.LSTM`.
+        **options: of the recurrent layers, as for `ot.LSTM`; and `language`, a trained `LanguageNetwork`,
+            whose outputs at the last unit of each token stand beside the token's vector (arXiv:1705.00108). It is
+            trained on, its softmax is dropped, and batches also hold `units` (B, U), `unit_lengths` (B,)
+            and `unit_ends` (B, T).
 
     Raises:
         InputError: an unknown name, with the known ones; a size below 1; a tag that the scheme cannot spell.
@@ -85,6 +89,7 @@ class TaggerNetwork(nn.Module):
         **options: Any,
     ):
         super().__init__()
+        language: LanguageNetwork | None = options.pop("language", None)
         check_sizes("TaggerNetwork", number_of_tags=len(tags))
         check_choice("TaggerNetwork", "output", output, OUTPUTS)
         constraints = constraints_for(tags, scheme)
@@ -96,8 +101,13 @@ class TaggerNetwork(nn.Module):
         self.num_tags = len(tags)
         self.tokens = TokenEncoder(sizes, **(tokens or {}))
         dropouts = {"dropout_out": dropout} | ({"dropout_between": dropout} if num_layers > 1 else {})
+        self.language = language
+        width = self.tokens.output_size
+        if language is not None:
+            language.forget_softmax()
+            width += language.hidden_size
         self.encoder = build_encoder(
-            cell, self.tokens.output_size, hidden_size, num_layers,
+            cell, width, hidden_size, num_layers,
             bidirectional=bidirectional, **(dropouts | options),
         )  # fmt: skip
         self.head = nn.Linear(self.encoder.output_size, self.num_tags)
@@ -135,7 +145,12 @@ class TaggerNetwork(nn.Module):
     # Inside ------------------------------------------------------------------------------------------
 
     def _encode(self, batch: Batch) -> Output:
-        output: Output = self.encoder(self.tokens(batch), lengths=batch["lengths"])
+        x = self.tokens(batch)
+        if self.language is not None:
+            read, _ = self.language.encode(batch["units"], lengths=batch["unit_lengths"])
+            ends = batch["unit_ends"].unsqueeze(2).expand(-1, -1, read.shape[2])
+            x = torch.cat([x, read.gather(1, ends)], dim=2)
+        output: Output = self.encoder(x, lengths=batch["lengths"])
         return output
 
     def _tag_loss(self, output: Output, batch: Batch) -> Tensor:

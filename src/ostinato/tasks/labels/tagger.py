@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ostinato.data.examples import Examples
-from ostinato.data.token_encoding import TokenPreparation
 from ostinato.errors import InputError
 from ostinato.layers.options import check_choice
 from ostinato.models.tagger import OUTPUTS, JointTagger, TaggerNetwork
@@ -30,10 +29,18 @@ from ostinato.tasks.labels.tagger_inputs import (
     TaggedTokens,
     choose_columns,
     cut_long,
+    tagged,
     with_known_columns,
+)
+from ostinato.tasks.labels.tagger_language import (
+    RATES,
+    fit_preparation,
+    language_network,
+    token_preparation,
 )
 from ostinato.tasks.labels.tagger_scores import exact_match, label_scores, tag_scores
 from ostinato.tasks.labels.tagger_writing import Annotation, annotate, reading_for
+from ostinato.tasks.labels.texts import prepare_tokens
 
 BLOCK = 4096  # sentences whose numbers and answers are in memory at once
 FEW = 50  # sentences; of fewer, long ones are cut before some are held out
@@ -73,6 +80,8 @@ class Tagger(LabelEstimator):
     """A file of word vectors: a word and its numbers on a line."""
     word_size: int | None = None
     """Width of the embedding of a word."""
+    init: str | None = None
+    """Run folder of a language model whose outputs stand beside each word; it is fine-tuned."""
 
     def fit(  # noqa: PLR0913 - how a file is written, one argument each
         self,
@@ -212,14 +221,9 @@ class Tagger(LabelEstimator):
         self.columns_ = choose_columns(
             self.features, list(first.columns), {**learned.reading, **self.reading_}
         )
-        vectors = None
-        if self.vectors is not None:
-            from ostinato.data.word_vectors import WordVectors
-
-            vectors = WordVectors(self.vectors)
         # Further files need to have no other columns.
         self.reading_["columns"] = [int(name) if name.isdigit() else name for name in self.columns_]
-        self.preparation_ = TokenPreparation.fit(sentences, columns=self.columns_, vectors=vectors)
+        self.preparation_ = fit_preparation(sentences, self.columns_, self.vectors, self.init)
 
     def _encode(self, examples: Examples, folds: Rows | None = None) -> TaggedTokens:
         encoded = TaggedTokens(examples, self.preparation_)
@@ -239,6 +243,7 @@ class Tagger(LabelEstimator):
             "hidden_size": s.hidden_size,
             "num_layers": s.num_layers,
             "dropout": s.dropout,
+            "language": language_network(self.preparation_),
         }
         sizes = self.preparation_.sizes
         network = (
@@ -246,13 +251,14 @@ class Tagger(LabelEstimator):
             if self.answers_.labels
             else TaggerNetwork(sizes, self.answers_.learned, **options)
         )
-        network.tokens.set_word_counts(self.preparation_.word_counts)
-        if self.preparation_.vectors is not None:
-            network.tokens.set_vectors(self.preparation_.vectors)
+        prepare_tokens(network.tokens, self.preparation_)
         return network
 
+    def _optimizer(self) -> dict[str, Any]:
+        return {**super()._optimizer(), **({} if self.init is None else {"learning_rate_factors": RATES})}
+
     def _validate(self, checks: Encoded) -> dict[str, float]:
-        checks = _tagged(checks)
+        checks = tagged(checks)
         scores = self._scores_of(checks.examples, self._say(checks))
         scores["selection"] = scores["span_f1" if self.answers_.spelling.has_spans else "accuracy"]
         if self.answers_.labels and checks.examples.labels is not None:
@@ -263,7 +269,7 @@ class Tagger(LabelEstimator):
         self.baselines_ = Baselines.fit(learned, has_labels=bool(self.answers_.labels))
 
     def _finish(self, checks: Encoded) -> None:
-        examples = _tagged(checks).examples
+        examples = tagged(checks).examples
         lengths = np.array([len(row) for row in examples.tags or ()])
         rows = np.random.default_rng(self.settings_.seed).permutation(len(lengths))
         rows = rows[: max(1, int(np.searchsorted(np.cumsum(lengths[rows]), CALIBRATED)))]
@@ -281,7 +287,7 @@ class Tagger(LabelEstimator):
         if notes is not None:
             notes += self.answers_.unknown(examples)
         return {
-            "model": {self.name_: self._scores_of(examples, self._say(_tagged(encoded)))},
+            "model": {self.name_: self._scores_of(examples, self._say(tagged(encoded)))},
             "baselines": self.baselines_.scores(examples, has_spans=self.answers_.spelling.has_spans),
         }
 
@@ -305,7 +311,7 @@ class Tagger(LabelEstimator):
         }  # fmt: skip
 
     def _from_json(self, stored: Mapping[str, Any]) -> None:
-        self.preparation_ = TokenPreparation.from_json(stored["tokens"])
+        self.preparation_ = token_preparation(stored["tokens"])
         self.answers_ = Answers.from_json(stored["answers"])
         self.baselines_ = Baselines.from_json(stored["baselines"])
         tagging = stored["tagging"]
@@ -391,8 +397,3 @@ class Tagger(LabelEstimator):
     def _say(self, encoded: TaggedTokens, *, with_probabilities: bool = False) -> Said:
         assert isinstance(self.network_, TaggerNetwork)
         return say(self.network_, encoded, with_probabilities=with_probabilities)
-
-
-def _tagged(encoded: Encoded) -> TaggedTokens:
-    assert isinstance(encoded, TaggedTokens)
-    return encoded

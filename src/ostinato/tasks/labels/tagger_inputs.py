@@ -17,6 +17,7 @@ from ostinato.data.ragged import RaggedRows
 from ostinato.data.token_encoding import TokenPreparation
 from ostinato.data.tokens import split_words
 from ostinato.errors import InputError
+from ostinato.tasks.labels.tagger_language import LanguageTokens
 from ostinato.types import Batch
 
 LONGEST = 320
@@ -77,7 +78,9 @@ def choose_columns(features: Any, columns: Sequence[str], reading: Mapping[str, 
     return names
 
 
-def with_known_columns(examples: Examples, preparation: TokenPreparation, tags: Collection[str]) -> Examples:
+def with_known_columns(
+    examples: Examples, preparation: TokenPreparation | LanguageTokens, tags: Collection[str]
+) -> Examples:
     """Examples whose further columns hold something of what training had; else a note says so.
 
     Columns without names, of which one is missing, would otherwise be taken for each other.
@@ -160,7 +163,7 @@ class TaggedTokens:
         lengths: (N,) tokens of each stretch.
     """
 
-    def __init__(self, examples: Examples, preparation: TokenPreparation):
+    def __init__(self, examples: Examples, preparation: TokenPreparation | LanguageTokens):
         self.examples = examples
         sentences = Sentences(examples)
         self.sentences = len(sentences)
@@ -229,3 +232,9 @@ class TaggedTokens:
 def _part(sentence: Sentence, part: Stretch) -> Sentence:
     columns = {name: values[part.first : part.stop] for name, values in sentence.columns.items()}
     return Sentence(sentence.tokens[part.first : part.stop], columns)
+
+
+def tagged(encoded: object) -> TaggedTokens:
+    """What a tagger encoded, as what it is."""
+    assert isinstance(encoded, TaggedTokens)
+    return encoded

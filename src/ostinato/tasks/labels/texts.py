@@ -159,7 +159,7 @@ def fit_tokens(items: Iterable[Any], learned: Examples, settings: Any, **options
     )
 
 
-def prepare_tokens(encoder: Any, tokens: TokenPreparation) -> None:
+def prepare_tokens(encoder: Any, tokens: Any) -> None:
     """Tell a new `TokenEncoder` what it takes from the preparation: counts of words, given vectors."""
     encoder.set_word_counts(tokens.word_counts)
     if tokens.vectors is not None:

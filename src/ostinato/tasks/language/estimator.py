@@ -223,7 +223,7 @@ class LanguageModel(Estimator):
         self._score_parts(checks, test)
 
     def _score_parts(self, checks: Corpus, test: Corpus | None) -> None:
-        self.share_ = None
+        self.share_: float | None = None
         scores = {"part": "validation", **self._scores(checks)}
         self.metrics_: dict[str, Any] = scores
         if test is not None:
