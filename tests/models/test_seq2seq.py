@@ -482,5 +482,7 @@ def test_bad_batches_are_refused():
         make(OneToMany, (5, TARGET)).encode(Batch(x=torch.zeros(4, 3)))
     with pytest.raises(InputError, match="unknown option 'attention'"):
         make(OneToMany, (5, TARGET), attention="dot")
+    with pytest.raises(InputError, match="dropout_between acts between layers"):
+        make(OneToMany, (5, TARGET), dropout_between=0.1)
     with pytest.raises(InputError, match="there is none; use 'output'"):
         make(OneToMany, (5, TARGET), tie="all")

@@ -78,7 +78,6 @@ class _Sequences(nn.Module):
 
     def _set_up_decoder(self, summary_size: int, memory_size: int | None) -> None:
         o = self.options
-        self.drop_read = LockedDropout(o.dropout_between, 3)
         self.decoder = AttentionDecoder(o, summary_size, memory_size)
         kind = CopyOutput if o.copying else WordOutput
         self.output = kind(
@@ -90,9 +89,6 @@ class _Sequences(nn.Module):
     def encode(self, batch: Batch) -> Encoded:
         """Read the sources of a batch."""
         raise NotImplementedError
-
-    def _start(self, summary: Tensor, source_steps: int) -> State:
-        return self.decoder.start(self.drop_read(summary.unsqueeze(1))[:, 0], source_steps)
 
     # Training ----------------------------------------------------------------------------------------
 
@@ -262,6 +258,7 @@ class EncoderDecoder(_Sequences):
             if layer:
                 self.between.append(LockedDropout(o.dropout_between, 3 + layer))
         E = widths[-1]
+        self.drop_read = LockedDropout(o.dropout_between, 3)
         self._set_up_decoder(E, None if o.attention == "none" else E)
 
     def encode(self, batch: Batch) -> Encoded:
@@ -290,7 +287,7 @@ class EncoderDecoder(_Sequences):
             memory = self.decoder.attention.remember(self.drop_read(x), mask=output.mask)
         if self.options.copying:
             copied, size = self._extended(batch)
-        state = self._start(output.last, source.shape[1])
+        state = self.decoder.start(self.drop_read(output.last.unsqueeze(1))[:, 0], source.shape[1])
         return Encoded(self, memory, state, copied, size)
 
     def _extended(self, batch: Batch) -> tuple[Tensor, int]:
@@ -346,7 +343,7 @@ class OneToMany(_Sequences):
         x = batch["x"]
         if x.dim() != 2 or x.shape[1] != self.input_size:
             raise SizeError(f"OneToMany: x has shape {tuple(x.shape)}, expected (B, {self.input_size})")
-        return Encoded(self, None, self._start(x, 0), None, self.target_size)
+        return Encoded(self, None, self.decoder.start(x, 0), None, self.target_size)
 
 
 def make_embedding(size: int, width: int) -> nn.Embedding:

@@ -48,8 +48,8 @@ class Seq2SeqOptions:
         tie: one matrix as target embedding and output layer (`output`, arXiv:1608.05859), also as source
             embedding where both sides have one vocabulary (`all`), or `none`.
         dropout_embedding, dropout_between, dropout_output: of embeddings, of what goes from one layer to the
-            next and from the encoder (of `OneToMany`: the vector) to the decoder, and of what the output
-            layer reads; the same units in all steps of a sentence (arXiv:1512.05287).
+            next and from the encoder to the decoder, and of what the output layer reads; the same units in
+            all steps of a sentence (arXiv:1512.05287).
         word_dropout: probability that a token, of the source or fed to the decoder, is taken for unknown.
         label_smoothing: the share of each target that is spread over the vocabulary (arXiv:1512.00567).
         scheduled_sampling: probability that the decoder is fed its own best token in place of the true one
@@ -130,6 +130,10 @@ def read_options(where: str, given: Mapping[str, Any], *, has_source: bool) -> S
     for name in options.layer:
         if name in _NOT_OF_LAYERS:
             raise InputError(f"{where}: layer: {name} is decided by the model's own options; leave it out")
+    if not has_source and given.get("dropout_between") and options.decoder_layers == 1:
+        raise InputError(
+            f"{where}: dropout_between acts between layers and decoder_layers is 1; use dropout_output"
+        )
     _check_combination(where, options, has_source=has_source)
     return options
 
