@@ -63,9 +63,9 @@ class TaggerNetwork(nn.Module):
         bidirectional: also read from the end to the start.
         dropout: on the states, which the emissions are made from, and between layers.
         **options: of the recurrent layers, as for `ot.LSTM`; and `language`, a trained `LanguageNetwork`,
-            whose outputs at the last unit of each token stand beside the token's vector (arXiv:1705.00108). It is
-            trained on, its softmax is dropped, and batches also hold `units` (B, U), `unit_lengths` (B,)
-            and `unit_ends` (B, T).
+            whose outputs at the last unit of each token stand beside the token's vector
+            (arXiv:1705.00108). It is trained on, its softmax is dropped, and batches also hold `units`
+            (B, U), `unit_lengths` (B,) and `unit_ends` (B, T).
 
     Raises:
         InputError: an unknown name, with the known ones; a size below 1; a tag that the scheme cannot spell.
