@@ -116,12 +116,12 @@ def make_stretch(
     if (dt is not None) != takes_dt:
         said = "takes no dt; leave it out" if dt is not None else "needs dt (B, T), the time before each step"
         raise InputError(f"{where}: the cell {said}")
-    is_right_padded = lengths is not None
     has_values = x.device.type == "cpu" and not torch.compiler.is_compiling()
     if lengths is not None:
         mask = _mask_from_lengths(where, lengths, B, T, x.device)
     elif mask is not None:
         mask = _flags(where, "mask", mask, B, T, x.device)
+    is_right_padded = lengths is not None and mask is not None
     if mask is not None and has_values:
         if bool(mask.all()):
             mask, is_right_padded = None, False
@@ -140,21 +140,31 @@ def make_stretch(
 
 def _mask_from_lengths(
     where: str, lengths: Tensor | Sequence[int], B: int, T: int, device: torch.device
-) -> Tensor:
+) -> Tensor | None:
+    """None where they are known to be all T."""
     counts = torch.as_tensor(lengths)
     if counts.shape != (B,) or counts.dtype.is_floating_point or counts.dtype == torch.bool:
         raise SizeError(
             f"{where}: lengths has shape {tuple(counts.shape)} and {counts.dtype}, expected {B} integers (B,)"
         )
     is_known = counts.device.type == "cpu" and not torch.compiler.is_compiling()
-    if is_known and B and not 0 <= int(counts.min()) <= int(counts.max()) <= T:
-        found = f"{int(counts.min())} … {int(counts.max())}"
-        raise SizeError(f"{where}: lengths are {found}, expected them within 0 … T={T}")
-    return torch.arange(T, device=device) < counts.to(device).unsqueeze(1)
+    if is_known and B:
+        least, most = int(counts.min()), int(counts.max())
+        if not 0 <= least <= most <= T:
+            raise SizeError(f"{where}: lengths are {least} … {most}, expected them within 0 … T={T}")
+        if least == T:
+            return None
+    return torch.arange(T, device=device) < _moved(counts, device).unsqueeze(1)
+
+
+def _moved(value: Tensor, device: torch.device) -> Tensor:
+    """On the device, without waiting for it where the value cannot change meanwhile."""
+    is_copied_at_once = device.type == "cuda" and value.device.type == "cpu" and not value.is_pinned()
+    return value.to(device, non_blocking=is_copied_at_once)
 
 
 def _flags(where: str, name: str, flags: Tensor, B: int, T: int, device: torch.device) -> Tensor:
     if not isinstance(flags, Tensor) or flags.shape != (B, T) or flags.dtype != torch.bool:
         found = f"{tuple(flags.shape)} {flags.dtype}" if isinstance(flags, Tensor) else type(flags).__name__
         raise SizeError(f"{where}: {name} is {found}, expected a boolean tensor (B, T) = {(B, T)}")
-    return flags.to(device)
+    return _moved(flags, device)

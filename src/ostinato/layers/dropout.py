@@ -67,9 +67,9 @@ class MaskKey(nn.Module):
 
     def draw(self, batch_size: int, device: torch.device) -> Tensor:
         """(B,) int64: the key that was set, or a fresh one from torch's default generator."""
-        # No number on the way, which would end a traced graph.
+        # No number on the way, which would end a traced graph; nor a wait for the GPU: the key never changes.
         key = torch.randint(0, 2**62, ()) if self._tensor is None else self._tensor
-        return key.to(device).expand(batch_size).clone()
+        return key.to(device, non_blocking=True).expand(batch_size).clone()
 
 
 def set_mask_key(module: nn.Module, seed: int, step: int) -> None:
