@@ -177,7 +177,12 @@ def _engine(given: Given) -> str | None:
     """Whose kernels take it: those of its device, if anybody's."""
     name = "triton" if gpu_choice.is_for_triton(given.start) else "native"
     # Empty tensors have no address.
-    return name if given.inputs[0].numel() > 0 and obstacle(given.start, name) is None else None
+    if given.inputs[0].numel() == 0:
+        return None
+    # Autocast makes inputs narrower than the state; native code reads one type, Triton's those that it knows.
+    same = name == "triton" or given.inputs[0].dtype == given.start.dtype
+    like = (given.start, given.inputs[0])
+    return name if same and all([obstacle(value, name) is None for value in like]) else None
 
 
 def forward(rule: Rule, given: Given) -> tuple[Tensor, Tensor]:
