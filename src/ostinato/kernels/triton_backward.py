@@ -32,16 +32,16 @@ from ostinato.kernels.triton_tiles import arrive, load_columns, store_partials, 
 
 
 @triton.jit
-def load_slots(gates, rows, u, H, is_tile, SLOTS: tl.constexpr):
+def load_slots(gates, rows, u, width, is_tile, SLOTS: tl.constexpr):
     """What `store_slots` wrote, in float32; slots that there are not repeat the first."""
-    here = gates + rows[None, :] * (SLOTS * H) + u[:, None]
+    here = gates + rows[None, :] * (SLOTS * width) + u[:, None]
     s0 = tl.load(here, mask=is_tile, other=0.0).to(tl.float32)
     s1, s2, s3 = s0, s0, s0
     if SLOTS > 1:
-        s1 = tl.load(here + H, mask=is_tile, other=0.0).to(tl.float32)
-        s2 = tl.load(here + 2 * H, mask=is_tile, other=0.0).to(tl.float32)
+        s1 = tl.load(here + width, mask=is_tile, other=0.0).to(tl.float32)
+        s2 = tl.load(here + 2 * width, mask=is_tile, other=0.0).to(tl.float32)
     if SLOTS > 3:
-        s3 = tl.load(here + 3 * H, mask=is_tile, other=0.0).to(tl.float32)
+        s3 = tl.load(here + 3 * width, mask=is_tile, other=0.0).to(tl.float32)
     return s0, s1, s2, s3
 
 
@@ -116,6 +116,7 @@ def backward_kernel(
     n = tile * N + tl.arange(0, N)
     is_row = n < B
     is_tile = (u[:, None] < H) & is_row[None, :]
+    is_wide = (u[:, None] < HS) & is_row[None, :]
     rows = d.to(tl.int64) * B + n
     x_rows = n.to(tl.int64) * T * ND + d
     weights += (d * n_blocks + block).to(tl.int64) * (R * K)
@@ -148,12 +149,12 @@ def backward_kernel(
         t = tl.where(is_reverse, T - 1 - s, s)
         here = rows * T + t
         outward = (x_rows + t * ND)[None, :] * H + u[:, None]
-        s0, s1, s2, s3 = load_slots(gates, here, u, H, is_tile, SLOTS)
+        s0, s1, s2, s3 = load_slots(gates, here, u, HS, is_wide, SLOTS)
         c, h = zero, zero
         if CELL == "lstm":
-            c = tl.load(c_before + here[None, :] * H + u[:, None], mask=is_tile, other=0.0)
+            c = tl.load(c_before + here[None, :] * HS + u[:, None], mask=is_wide, other=0.0)
         if CELL == "gru":
-            h = tl.load(h_in + here[None, :] * HS + u[:, None], mask=is_tile, other=0.0).to(tl.float32)
+            h = tl.load(h_in + here[None, :] * HS + u[:, None], mask=is_wide, other=0.0).to(tl.float32)
         from_y = load_or_zero(d_y, outward, is_tile, U, N)
         from_cells = load_or_zero(d_cells, outward, is_tile, U, N)
         is_real = is_row
@@ -186,7 +187,7 @@ def backward_kernel(
         d_c = tl.where(is_new, old_c + to_c, d_c)
         g0, g1 = tl.where(is_new, g0, 0.0), tl.where(is_new, g1, 0.0)
         g2, g3 = tl.where(is_new, g2, 0.0), tl.where(is_new, g3, 0.0)
-        store_slots(gates, here, u, H, is_tile, g0, g1, g2, g3, SLOTS)
+        store_slots(gates, here, u, HS, is_wide, g0, g1, g2, g3, SLOTS)
         if peephole is not None:
             sum_i += g0 * c
             if COUPLED:

@@ -17,7 +17,7 @@ from ostinato.errors import InputError
 from ostinato.kernels import reference
 from ostinato.kernels.recurrence import hidden_size
 from ostinato.kernels.task import Arguments, Task
-from ostinato.kernels.triton_plan import Plan, padded_gates
+from ostinato.kernels.triton_plan import Plan, padded, padded_gates
 
 
 class Call(NamedTuple):
@@ -64,11 +64,6 @@ class Call(NamedTuple):
 def slots_of(task: Task) -> int:
     """Columns of H units that forward keeps for a step."""
     return {"rnn": 1, "lstm": 4 - task.options.coupled_gates, "gru": 4}[task.cell]
-
-
-def padded(H: int) -> int:
-    """Columns of arrays of h, so that rows begin at addresses that wide loads can take."""
-    return -(-H // 16) * 16
 
 
 def call_of(tasks: Sequence[Task], givens: Sequence[Arguments]) -> Call:
@@ -124,12 +119,29 @@ def _zoneout(task: Task, leaf: str, masks: Sequence[Tensor | None]) -> tuple[int
 
 
 def input_product(call: Call) -> Tensor:
-    """(B, T, ND·G·H): W_ih x and the biases, but for what the reset gate multiplies."""
-    weight = _concatenated([one["weight_ih"] for one in call.weights])
+    """(B, T, ND·G·HS): W_ih x and the biases, but for what the reset gate multiplies."""
+    weight = _concatenated([_widened(one["weight_ih"], call.H) for one in call.weights])
     bias = None
     if "bias_ih" in call.weights[0]:
-        bias = _concatenated([_input_bias(call.task, call.H, one) for one in call.weights])
+        bias = _concatenated([_widened(_input_bias(call.task, call.H, one), call.H) for one in call.weights])
     return F.linear(call.x, weight, bias).contiguous()
+
+
+def _widened(rows: Tensor, H: int) -> Tensor:
+    """H rows of each gate as HS, with zeros."""
+    return _resized(rows, H, padded(H))
+
+
+def _narrowed(rows: Tensor, H: int) -> Tensor:
+    """What `_widened` was given."""
+    return _resized(rows, padded(H), H)
+
+
+def _resized(rows: Tensor, old: int, new: int) -> Tensor:
+    if old == new:
+        return rows
+    # F.pad counts axes from the last.
+    return F.pad(rows.unflatten(0, (-1, old)), (0, 0) * (rows.dim() - 1) + (0, new - old)).flatten(0, 1)
 
 
 def _concatenated(tensors: Sequence[Tensor]) -> Tensor:
@@ -187,34 +199,38 @@ def seen_by_product(call: Call, h_in: Tensor, d: int) -> Tensor:
 
 
 def gates_again(call: Call, h_in: Tensor) -> Tensor:
-    """(ND, B, T, S·H): what stands before the activations in all slots, from one product for all steps."""
-    task, H, (B, T, _) = call.task, call.H, call.x.shape
-    S = slots_of(task)
+    """(ND, B, T, S·HS): what stands before the activations in all slots, from one product for all steps."""
+    task, (B, T, _), HS = call.task, call.x.shape, padded(call.H)
     product = input_product(call).view(B * T, len(call.tasks), -1)
-    found = call.x.new_empty(len(call.tasks), B * T, S * H)
+    found = call.x.new_empty(len(call.tasks), B * T, slots_of(task) * HS)
     for d, weights in enumerate(call.weights):
-        seen, a = seen_by_product(call, h_in, d), product[:, d]
+        seen, a, weight = (
+            seen_by_product(call, h_in, d),
+            product[:, d],
+            _widened(weights["weight_hh"], call.H),
+        )
         if task.cell != "gru":
-            torch.addmm(a, seen, weights["weight_hh"].t(), out=found[d])
+            torch.addmm(a, seen, weight.t(), out=found[d])
             continue
-        u = F.linear(seen, weights["weight_hh"])
+        u = F.linear(seen, weight)
         if "bias_hh" in weights:
-            u[:, 2 * H :] += weights["bias_hh"][2 * H :]
-        found[d, :, :H] = a[:, 2 * H :]
-        torch.add(a[:, : 2 * H], u[:, : 2 * H], out=found[d, :, H : 3 * H])
-        found[d, :, 3 * H :] = u[:, 2 * H :]
-    return found.view(len(call.tasks), B, T, S * H)
+            u[:, 2 * HS :] += _widened(weights["bias_hh"], call.H)[2 * HS :]
+        found[d, :, :HS] = a[:, 2 * HS :]
+        torch.add(a[:, : 2 * HS], u[:, : 2 * HS], out=found[d, :, HS : 3 * HS])
+        found[d, :, 3 * HS :] = u[:, 2 * HS :]
+    return found.view(len(call.tasks), B, T, -1)
 
 
 def input_gradient(call: Call, d_gates: Tensor) -> Tensor:
-    """(B, T, D), from the gradients in the slots (ND, B, T, S·H)."""
+    """(B, T, D), from the gradients in the slots (ND, B, T, S·HS)."""
     B, T, D = call.x.shape
     total = call.x.new_empty(B * T, D)
     for d, weights in enumerate(call.weights):
         columns, weight = d_gates[d].flatten(0, 1), weights["weight_ih"]
         if call.task.cell == "gru":
             # The slots begin with n, r, z.
-            columns, weight = columns[:, : 3 * call.H], weight.roll(call.H, 0)
+            columns, weight = columns[:, : 3 * padded(call.H)], weight.roll(call.H, 0)
+        weight = _widened(weight, call.H)
         if d == 0:
             torch.mm(columns, weight, out=total)
         else:
@@ -226,17 +242,20 @@ def weight_gradients(
     call: Call, d_gates: Tensor, h_in: Tensor, d_peephole: Tensor | None, d: int
 ) -> list[Tensor]:
     """Of direction d, in the order of its weights; float32 for what is summed rather than multiplied."""
-    H, x = call.H, call.x.flatten(0, 1)
+    H, HS, x = call.H, padded(call.H), call.x.flatten(0, 1)
     columns = d_gates[d].flatten(0, 1)
     seen = seen_by_product(call, h_in, d)
-    sums = columns.sum(0, dtype=torch.float32)
+    sums = _narrowed(columns.sum(0, dtype=torch.float32), H)
+    from_x = columns
     found = {"bias_ih": sums, "bias_hh": sums}
     if call.task.cell == "gru":
-        found["weight_ih"] = (columns[:, : 3 * H].t() @ x).roll(-H, 0)
-        found["weight_hh"] = columns[:, H:].t() @ seen
+        # The slots are n, r, z, and what r multiplies.
+        from_x, columns = columns[:, : 3 * HS], columns[:, HS:]
         found["bias_ih"], found["bias_hh"] = sums[: 3 * H].roll(-H, 0), sums[H:]
-    else:
-        found["weight_ih"], found["weight_hh"] = columns.t() @ x, columns.t() @ seen
+    found["weight_ih"] = _narrowed(from_x.t() @ x, H)
+    found["weight_hh"] = _narrowed(columns.t() @ seen, H)
+    if call.task.cell == "gru":
+        found["weight_ih"] = found["weight_ih"].roll(-H, 0)
     if d_peephole is not None:
         found["peephole"] = d_peephole[d].sum(0)
     return [found[name] for name in call.weights[d]]

@@ -73,29 +73,29 @@ def publish(seen, noise, h, rows, t, s, n, u, is_row, is_tile, noise_step, T, H,
 
 
 @triton.jit
-def store_slots(gates, rows, u, H, is_tile, q0, q1, q2, q3, SLOTS: tl.constexpr):
-    """Write up to four slots of H columns to the rows of `gates`."""
-    here = gates + rows[None, :] * (SLOTS * H) + u[:, None]
+def store_slots(gates, rows, u, width, is_tile, q0, q1, q2, q3, SLOTS: tl.constexpr):
+    """Write up to four slots of `width` columns to the rows of `gates`."""
+    here = gates + rows[None, :] * (SLOTS * width) + u[:, None]
     kind = gates.dtype.element_ty
     tl.store(here, q0.to(kind), mask=is_tile)
     if SLOTS > 1:
-        tl.store(here + H, q1.to(kind), mask=is_tile)
-        tl.store(here + 2 * H, q2.to(kind), mask=is_tile)
+        tl.store(here + width, q1.to(kind), mask=is_tile)
+        tl.store(here + 2 * width, q2.to(kind), mask=is_tile)
     if SLOTS > 3:
-        tl.store(here + 3 * H, q3.to(kind), mask=is_tile)
+        tl.store(here + 3 * width, q3.to(kind), mask=is_tile)
 
 
 @triton.jit
-def load_x_gates(x_gates, rows, u, H, is_tile, REAL: tl.constexpr):
+def load_x_gates(x_gates, rows, u, width, is_tile, REAL: tl.constexpr):
     """Up to four tiles (U, N) of the input product; those that there are not repeat the last one."""
-    here = x_gates + rows[None, :] * (REAL * H) + u[:, None]
+    here = x_gates + rows[None, :] * (REAL * width) + u[:, None]
     a0 = tl.load(here, mask=is_tile, other=0.0).to(tl.float32)
     a1, a2, a3 = a0, a0, a0
     if REAL > 1:
-        a1 = tl.load(here + H, mask=is_tile, other=0.0).to(tl.float32)
-        a2 = tl.load(here + 2 * H, mask=is_tile, other=0.0).to(tl.float32)
+        a1 = tl.load(here + width, mask=is_tile, other=0.0).to(tl.float32)
+        a2 = tl.load(here + 2 * width, mask=is_tile, other=0.0).to(tl.float32)
     if REAL > 3:
-        a3 = tl.load(here + 3 * H, mask=is_tile, other=0.0).to(tl.float32)
+        a3 = tl.load(here + 3 * width, mask=is_tile, other=0.0).to(tl.float32)
     return a0, a1, a2, a3
 
 
@@ -135,6 +135,8 @@ def forward_kernel(
     n = tile * N + tl.arange(0, N)
     is_row = n < B
     is_tile = (u[:, None] < H) & is_row[None, :]
+    # Padded columns are zeros, so that wide loads can take them.
+    is_wide = (u[:, None] < HS) & is_row[None, :]
     # Rows of arrays with the direction in front, and of arrays with it behind the time.
     rows = d.to(tl.int64) * B + n
     x_rows = n.to(tl.int64) * T * ND + d
@@ -172,13 +174,12 @@ def forward_kernel(
     for s in range(s_begin, s_end):
         t = tl.where(is_reverse, T - 1 - s, s)
         here = rows * T + t
-        a0, a1, a2, a3 = load_x_gates(x_gates, x_rows + t * ND, u, H, is_tile, REAL)
+        a0, a1, a2, a3 = load_x_gates(x_gates, x_rows + t * ND, u, HS, is_wide, REAL)
         is_real = is_row
         if mask is not None:
             is_real = tl.load(mask + n.to(tl.int64) * T + t, mask=is_row, other=0) != 0
         if h_in is not None:
-            tl.store(h_in + here[None, :] * HS + u[:, None], h.to(h_in.dtype.element_ty),
-                     mask=(u[:, None] < HS) & is_row[None, :])  # fmt: skip
+            tl.store(h_in + here[None, :] * HS + u[:, None], h.to(h_in.dtype.element_ty), mask=is_wide)
         if SOLO:
             shown = h
             if noise is not None:
@@ -237,9 +238,9 @@ def forward_kernel(
                     arrive(counter)
         # The others wait for h only: what is kept is written after it.
         if gates is not None:
-            store_slots(gates, here, u, H, is_tile, s0, s1, s2, s3, SLOTS)
+            store_slots(gates, here, u, HS, is_wide, s0, s1, s2, s3, SLOTS)
         if c_before is not None:
-            tl.store(c_before + here[None, :] * H + u[:, None], old_c, mask=is_tile)
+            tl.store(c_before + here[None, :] * HS + u[:, None], old_c, mask=is_wide)
         outward = (x_rows + t * ND)[None, :] * H + u[:, None]
         tl.store(y + outward, tl.where(is_real[None, :], new_h, 0.0).to(y.dtype.element_ty), mask=is_tile)
         if cells is not None:

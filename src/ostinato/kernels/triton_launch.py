@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ostinato.kernels import triton_call
-from ostinato.kernels.triton_call import Call, padded, slots_of
-from ostinato.kernels.triton_plan import STREAMED, Plan, padded_gates, tiles_of
+from ostinato.kernels.triton_call import Call, slots_of
+from ostinato.kernels.triton_plan import STREAMED, Plan, padded, padded_gates, tiles_of
 
 # Counters of two groups must not share a line of the cache.
 _COUNTER_STRIDE = 32
@@ -99,16 +99,17 @@ def forward(call: Call, plan: Plan) -> Ran:
     is_lstm, keeps = task.cell == "lstm", task.keeps != "nothing"
     h_before = _empty(call, ND, B, T, padded(H)) if keeps or plan.mode != "solo" else None
     kept = Kept(
-        _empty(call, ND, B, T, slots_of(task) * H) if task.keeps == "gates" else None,
+        _empty(call, ND, B, T, slots_of(task) * padded(H)) if task.keeps == "gates" else None,
         h_before if keeps else None,
-        _empty(call, ND, B, T, H, dtype=torch.float32) if keeps and is_lstm else None,
+        _empty(call, ND, B, T, padded(H), dtype=torch.float32) if keeps and is_lstm else None,
     )
     seen, h_in = (None, h_before) if plan.mode == "solo" else (h_before, None)
     if call.noise is not None and plan.mode != "solo":
         # What the product sees differs from h then, and both are needed.
         seen, h_in = _empty(call, ND, B, T, padded(H)), kept.h_in
     y = _empty(call, B, T, ND, H)
-    cells = _empty(call, B, T, ND, H) if task.returns_cells else None
+    # As the state: float32 under autocast.
+    cells = _empty(call, B, T, ND, H, dtype=call.state[1].dtype) if task.returns_cells else None
     final = [torch.empty_like(leaf) for leaf in call.state]
     walking = [leaf.float().clone() for leaf in call.state] if plan.is_phased else []
     given = {

@@ -174,6 +174,11 @@ def padded_gates(task: Task) -> int:
     return 1 if reference.CELLS[task.cell].gates == 1 else 4
 
 
+def padded(H: int) -> int:
+    """Columns of arrays of h and of gates, so that rows begin at addresses that wide loads can take."""
+    return (H + 15) // 16 * 16
+
+
 def power_of_two(n: int) -> int:
     """The smallest that is not below n."""
     return 1 << (n - 1).bit_length()
@@ -213,7 +218,7 @@ def _group(
         for N in (16, 32, 64):
             chunks = chunks_of(H, min(_LARGEST_CHUNK, _CHUNK_BYTES // (N * size)))
             K = chunks[-1][0] + chunks[-1][1]
-            n_blocks = tiles_of(H, U)
+            n_blocks = tiles_of(padded(H), U)
             groups = chip.n_processors // n_blocks // n_directions
             fits = _shared_bytes(gates * U, K, chunks, 0, N, size) <= chip.shared_bytes
             if not fits or groups < 1 or (N > 16 and N // 2 >= B):
@@ -249,7 +254,7 @@ def _cut(
     mode: str, reason: str, B: int, H: int, gates: int, U: int, N: int, chunks: Chunks, tiles_at_once: int,
     precision: str,
 ) -> Plan:  # fmt: skip
-    n_blocks = -(-H // U)
+    n_blocks = tiles_of(padded(H), U)
     K = chunks[-1][0] + chunks[-1][1] if chunks else tiles_of(H, STREAMED) * STREAMED
     few = 4 if gates * U <= 128 and N < 64 else 8
     # Backward, a thread block has partial sums for all units in its registers.

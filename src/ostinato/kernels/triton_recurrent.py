@@ -17,9 +17,9 @@ from torch import Tensor
 from ostinato.kernels import triton_call, triton_launch, triton_plan
 from ostinato.kernels.recurrence import hidden_size, run_steps
 from ostinato.kernels.task import Arguments, Task, Upstream
-from ostinato.kernels.triton_call import call_of, padded, slots_of
+from ostinato.kernels.triton_call import call_of, slots_of
 from ostinato.kernels.triton_launch import Kept
-from ostinato.kernels.triton_plan import CHIPS, Chip, Plan
+from ostinato.kernels.triton_plan import CHIPS, Chip, Plan, padded
 from ostinato.kernels.triton_plan import mode as mode  # noqa: PLC0414 - part of this interface
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -61,10 +61,10 @@ def saved_shapes(
         return []
     shapes: list[tuple[tuple[int, ...], torch.dtype]] = []
     if task.keeps == "gates":
-        shapes.append(((B, T, slots_of(task) * H), dtype))
+        shapes.append(((B, T, slots_of(task) * padded(H)), dtype))
     shapes.append(((B, T, padded(H)), dtype))
     if task.cell == "lstm":
-        shapes.append(((B, T, H), torch.float32))
+        shapes.append(((B, T, padded(H)), torch.float32))
     return shapes
 
 
