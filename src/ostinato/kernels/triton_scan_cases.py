@@ -76,7 +76,8 @@ def _signature(
     masks = "*u8" if is_masked else None
     given: dict[str, str | None] = {
         "a": real, "decay": "*fp32" if has_decay else None, "start": real,
-        "initial": real if is_masked else None, "mask": masks, "resets": masks, "y": real, "words": "*i64" if looks_back else None,
+        "initial": real if is_masked else None, "mask": masks, "resets": masks, "y": real,
+        "words": "*i64" if looks_back else None,
     }  # fmt: skip
     sizes = ["T", "H", "n_chunks", "n_blocks", "n_chains", "n_words", "a_b", "a_t", "start_b", "initial_b"]
     if part == "forward":

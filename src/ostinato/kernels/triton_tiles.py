@@ -11,17 +11,19 @@ import triton
 import triton.language as tl
 
 # Polls before a thread block gives up: some seconds, where a step takes microseconds. The trap ends the
-# kernel, and CUDA reports it at the next synchronisation.
+# kernel, and CUDA reports it at the next synchronisation. The difference stays right where counts wrap.
 _WAIT = """
 {
 .reg .pred %arrived;
 .reg .pred %patient;
 .reg .s32 %seen;
+.reg .s32 %ahead;
 .reg .s32 %polls;
 mov.s32 %polls, 0;
 POLL:
 ld.acquire.gpu.global.s32 %seen, [$1];
-setp.ge.s32 %arrived, %seen, $2;
+sub.s32 %ahead, %seen, $2;
+setp.ge.s32 %arrived, %ahead, 0;
 @%arrived bra ARRIVED;
 add.s32 %polls, %polls, 1;
 setp.lt.s32 %patient, %polls, 8388608;
