@@ -89,10 +89,11 @@ def plan(given: Given, H: int, *, is_backward: bool, n_processors: int | None = 
     S = 16
     while R > 1 and S * R >= 2 * T:
         R //= 2
-    tile = Tile(R, S, HB)
     n_chains = B * -(-H // HB)
-    n_processors = n_processors or _n_processors(given.start.device)
-    return Plan(tile, tile.steps < T and n_chains < _MANY_PROGRAMS * n_processors)
+    walks = S * R >= T or n_chains >= _MANY_PROGRAMS * (n_processors or _n_processors(given.start.device))
+    if walks and is_backward and given.inputs[0].shape[2] > 2 * H:
+        R = max(1, R // 2)
+    return Plan(Tile(R, S, HB), not walks)
 
 
 @lru_cache(maxsize=64)

@@ -9,7 +9,7 @@ import torch
 
 from ostinato.kernels.scan import Given, Rule
 from ostinato.kernels.triton_cases import CompileCase, Facts
-from ostinato.kernels.triton_scan import MOST_REGISTERS, Plan, constants, plan
+from ostinato.kernels.triton_scan import MOST_REGISTERS, constants, plan
 
 _POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
 # What a launch finds to be a multiple of 16 where the units are one.
@@ -47,8 +47,8 @@ def _both(
     like = torch.empty((), dtype=dtype).expand(8, 4096, width)
     given = Given([like] * (2 if gates == "linear" else 1), torch.empty((), dtype=dtype).expand(8, H))
     for part in ("forward", "backward"):
-        tile, _ = plan(given, H, is_backward=part == "backward", n_processors=108)
-        how = Plan(tile, looks_back)
+        how = plan(given, H, is_backward=part == "backward", n_processors=108 if looks_back else 1)
+        tile = how.tile
         signature = _signature(rule, _POINTERS[dtype], part, looks_back=looks_back, is_masked=is_masked)
         values: dict[str, Any] = {name: None for name, kind in signature.items() if kind is None}
         values |= dict.fromkeys(
