@@ -171,12 +171,18 @@ class Corpus:
         """N."""
         return len(self.ids)
 
-    def digest(self) -> str:
-        """SHA-256 of the ids at both ends: whether this is the same text as before."""
-        found = hashlib.sha256()
-        for piece in (self.ids[: 1 << 20], self.ids[-(1 << 20) :]):
-            found.update(np.ascontiguousarray(piece).tobytes())
-        return found.hexdigest()
+
+def fingerprint(parts: Sequence[TextPart]) -> dict[str, Any]:
+    """How many texts there are, and a digest of their bytes and of where each ends.
+
+    Cost: about 1 ns for each byte.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        for at in range(part.first, part.last, BLOCK_BYTES):
+            digest.update(part.data[at : min(at + BLOCK_BYTES, part.last)])
+    return {"examples": len(parts), "digest": digest.hexdigest()}
 
 
 def read_blocks(parts: Iterable[TextPart]) -> Iterator[str]:

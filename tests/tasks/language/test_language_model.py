@@ -171,6 +171,8 @@ def test_a_killed_run_goes_on_to_what_it_would_have_been(tmp_path, monkeypatch):
     assert resumed.metrics_ == whole.metrics_
     with pytest.raises(InputError, match="other parameters"):
         model(weight_drop=0.3).fit(io.StringIO(TEXT), out=tmp_path / "killed", resume=True)
+    with pytest.raises(InputError, match="made from other data"):
+        model(weight_drop=0.2).fit(io.StringIO(OTHER), out=tmp_path / "killed", resume=True)
     again = model(weight_drop=0.2).fit(io.StringIO(TEXT), out=tmp_path / "killed", resume=True)
     assert again.metrics_ == whole.metrics_
 

@@ -10,9 +10,18 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from ostinato.data.corpus import Corpus, TextPart, encode_corpus, hold_out, open_texts, read_blocks
+from ostinato.data.corpus import (
+    Corpus,
+    TextPart,
+    encode_corpus,
+    fingerprint,
+    hold_out,
+    open_texts,
+    read_blocks,
+)
 from ostinato.data.corpus_units import CorpusUnits, choose_unit, is_split
 from ostinato.errors import InputError
+from ostinato.tasks import same_data
 from ostinato.tasks.base import Estimator
 from ostinato.tasks.language import generation, storage
 from ostinato.tasks.language.checks import check_parameters
@@ -145,25 +154,34 @@ class LanguageModel(Estimator):
         folder = None if out is None else Path(out)
         if resume and folder is None:
             raise InputError("resume=True goes on with the run in a folder; pass out as well")
-        if folder is not None and resume and is_committed(folder):
-            stored = storage.read_again(self, RunFolder.open(folder))
-            self._forget()
-            self.__dict__.update({n: v for n, v in vars(stored).items() if n.endswith("_")})
-            return self
-        reading = {} if encoding is None else {"encoding": encoding}
         texts = {
             name: open_texts(part, encoding=encoding, name=name)
             for name, part in (("data", data), ("valid", valid), ("test", test))
             if part is not None
         }
+        prints = {name: fingerprint(part) for name, part in texts.items()}
+        if folder is not None and resume and is_committed(folder):
+            stored = storage.read_again(self, RunFolder.open(folder))
+            same_data.require_same(stored.fingerprints_, prints, folder)
+            self._forget()
+            self.__dict__.update({n: v for n, v in vars(stored).items() if n.endswith("_")})
+            return self
+        begun = same_data.kept(folder) if folder is not None and resume else {}
+        if folder is not None and begun:
+            same_data.require_same(begun, prints, folder, ("data", "valid"))
         run = RunFolder.create(folder, exist_ok=resume) if folder and is_first_process() else None
+        if run is not None and not begun:
+            (run.path / storage.PLAN).unlink(missing_ok=True)
+            same_data.keep(prints, run.path)
         try:
             self._forget()
-            self.reading_ = reading
+            self.reading_ = {} if encoding is None else {"encoding": encoding}
+            self.fingerprints_: same_data.Fingerprints = prints
             self._learn(settings, texts, folder, resume, started_s)
         except BaseException:  # also Ctrl-C: a folder without a checkpoint would only be in the way
             self._forget()
             if run is not None:
+                same_data.forget(run.path)
                 if not (run.path / "checkpoints").exists():
                     (run.path / storage.PLAN).unlink(missing_ok=True)
                 run.abandon()
@@ -209,15 +227,13 @@ class LanguageModel(Estimator):
             self.settings_, corpus, checks, len(test) if test is not None else 0, len(self.units_),
             lambda: self._left_s(started_s), self.units_, source,
         )  # fmt: skip
-        is_first = is_first_process()
-        digest = {"units": len(corpus), "sha256": corpus.digest()}
-        kept = storage.kept_plan(folder, digest) if folder is not None and resume else None
+        kept = storage.kept_plan(folder) if folder is not None and resume else None
         chosen, said = (kept, []) if kept is not None else fitting.choose()
         for name, value in chosen.items():
             setattr(self.settings_, name, value)
         self.notes_ += said
-        if folder is not None and is_first:
-            storage.keep_plan(folder, self.settings_, digest)
+        if folder is not None and is_first_process():
+            storage.keep_plan(folder, self.settings_)
         self.network_, self.history_ = fitting.train(folder, resume)
         self.notes_ += [*fitting.notes, *self.history_.notes]
         self._score_parts(checks, test)

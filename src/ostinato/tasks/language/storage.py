@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,7 +12,7 @@ import numpy as np
 
 from ostinato.config import NONE, from_toml, to_toml
 from ostinato.data.corpus_units import CorpusUnits
-from ostinato.errors import InputError
+from ostinato.errors import RunFolderError
 from ostinato.models.encoder import CELLS
 from ostinato.tasks.language.ngrams import Baselines, KneserNey
 from ostinato.tasks.language.plan import build
@@ -41,6 +41,7 @@ def write(estimator: LanguageModel, run: RunFolder) -> None:
             "chosen": _chosen(estimator.settings_), "reading": estimator.reading_,
             "notes": estimator.notes_, "ngrams": baselines.ngrams.to_json(), "baseline": baselines.name,
             "share": estimator.share_,
+            "data": estimator.fingerprints_,
         },
     )  # fmt: skip
     run.write_json(_UNITS, estimator.units_.to_json())
@@ -73,7 +74,7 @@ def read(cls: type[E], run: RunFolder, cells: Sequence[type] = ()) -> E:
         estimator.units_ = CorpusUnits.from_json(run.read_json(_UNITS))
         ngrams = KneserNey.from_json(stored["ngrams"], run.read_tensors(_BASELINES))
         estimator.baselines_ = Baselines.of(estimator.units_.counts, ngrams, str(stored["baseline"]))
-        estimator.share_ = stored["share"]
+        estimator.share_, estimator.fingerprints_ = stored["share"], dict(stored["data"])
         estimator.network_ = build(settings, len(estimator.units_))
         estimator.network_.load_state_dict(run.read_tensors("model.safetensors"))
     except (KeyError, TypeError, RuntimeError) as error:
@@ -89,31 +90,25 @@ def read_again(estimator: E, run: RunFolder) -> E:
     return read_finished(estimator, run, read, _as_config)
 
 
-def keep_plan(folder: Path, settings: LanguageModel, corpus: Mapping[str, Any]) -> None:
+def keep_plan(folder: Path, settings: LanguageModel) -> None:
     """Note what was chosen before training, part of it from the speed of this machine, for a resumed run."""
-    text = json.dumps({"chosen": _chosen(settings), "corpus": dict(corpus)}, indent=1)
-    write_bytes_atomically(folder / PLAN, text.encode())
+    write_bytes_atomically(folder / PLAN, json.dumps(_chosen(settings), indent=1).encode())
 
 
-def kept_plan(folder: Path, corpus: Mapping[str, Any]) -> dict[str, Any] | None:
+def kept_plan(folder: Path) -> dict[str, Any] | None:
     """What `keep_plan` noted in the folder of a run that was stopped; None where there is nothing.
 
     Raises:
-        InputError: the run was of another text.
+        RunFolderError: the file was altered.
     """
     try:
-        stored = json.loads((folder / PLAN).read_text())
-        chosen, had = dict(stored["chosen"]), dict(stored["corpus"])
+        return dict(json.loads((folder / PLAN).read_bytes()))
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder / PLAN}: damaged ({error}); start the run in another folder") from None
-    if had != dict(corpus):
-        raise InputError(
-            f"{folder}: the run there was begun on another text ({had.get('units')} units, found "
-            f"{corpus['units']}); pass the same files, or choose another folder"
-        )
-    return chosen
+    except (ValueError, TypeError) as error:
+        raise RunFolderError(
+            f"{folder / PLAN}: is not what training wrote ({error}); remove the folder to start afresh"
+        ) from None
 
 
 def _as_config(estimator: E) -> E:
