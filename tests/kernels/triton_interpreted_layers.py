@@ -109,7 +109,7 @@ def test_a_layer_equals_the_reference(name, call):
         assert error <= TOLERANCE, error
 
 
-@pytest.mark.parametrize("name", ["bidirectional", "mingru"])
+@pytest.mark.parametrize("name", ["bidirectional", "rglru"])
 def test_a_compiled_layer_equals_the_eager_one(name):
     kind, options = LAYERS[name]
     layer = kind(D, H, **options)
@@ -133,11 +133,12 @@ def test_autocast_keeps_the_state_in_float32(name):
     kind, options = LAYERS[name]
     layer = kind(D, H, **options)
     x = torch.randn(B, T, D, requires_grad=True)
-    with torch.autocast("cpu", torch.bfloat16):
+    # Not bfloat16, of which the interpreter makes other numbers.
+    with torch.autocast("cpu", torch.float16):
         output = layer(x, return_states=True)
         path = layer.explain(x)
-    assert (path.path, path.products) == ("triton", torch.bfloat16)
-    assert output.y.dtype == torch.bfloat16
+    assert (path.path, path.products) == ("triton", torch.float16)
+    assert output.y.dtype == torch.float16
     assert all(leaf.dtype == torch.float32 for leaf in (*output.state.values(), *output.states.values()))
     grads = torch.autograd.grad(output.y.float().square().sum(), [x, *layer.parameters()])
     expected = twin(layer, "reference")
@@ -145,7 +146,7 @@ def test_autocast_keeps_the_state_in_float32(name):
     exact = torch.autograd.grad(plain.y.square().sum(), [x, *expected.parameters()])
     for one, other in zip([output.y.float(), *grads], [plain.y, *exact], strict=True):
         assert one.dtype == torch.float32
-        assert (one - other).abs().max() <= 0.05 * other.abs().max()
+        assert (one - other).abs().max() <= 0.01 * other.abs().max()
 
 
 def test_a_second_derivative_and_a_second_backward():

@@ -285,12 +285,23 @@ def _register() -> None:
 
 
 def _recurrence(*flat: Any) -> list[Tensor]:
-    return _forward(_keeping_nothing(decode(flat[-1])), Arguments(*flat[:-1]))[0]
+    return _apart(_forward(_keeping_nothing(decode(flat[-1])), Arguments(*flat[:-1]))[0])
 
 
 def _recurrence_saving(*flat: Any) -> list[Tensor]:
     outputs, saved = _forward(decode(flat[-1]), Arguments(*flat[:-1]))
-    return [*outputs, *saved]
+    return _apart([*outputs, *saved])
+
+
+def _apart(outputs: list[Tensor]) -> list[Tensor]:
+    """The same, where two lie in one storage copied: an operator's outputs must not alias each other."""
+    seen: set[int] = set()
+    found = []
+    for value in outputs:
+        at = value.untyped_storage().data_ptr()
+        found.append(value.clone() if at in seen else value)
+        seen.add(at)
+    return found
 
 
 def _recurrence_backward(*flat: Any) -> list[Tensor]:

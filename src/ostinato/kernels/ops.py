@@ -171,7 +171,11 @@ def _states(
 
 def is_eager(x: Tensor, like: Tensor) -> bool:
     """Whether nothing stands between a call and its kernels: no trace, transform or autocast."""
-    return not (is_traced(x, like) or is_transformed() or torch.is_autocast_enabled(x.device.type))
+    return not (
+        is_traced(x, like)
+        or is_transformed()
+        or torch.is_autocast_enabled("cpu" if x.is_cpu else x.device.type)
+    )
 
 
 def run_plain(path: str, task: Task, x: Tensor, state: list[Tensor], weights: list[Tensor]) -> list[Tensor]:

@@ -52,7 +52,8 @@ def run_layer(
         None if initial is None or resets is None else initial["h"], mask, resets,
     )  # fmt: skip
     y, final = run(Rule(gates, is_reverse, return_states), given)
-    states = {"h": y} if return_states else None
+    # Under autocast y is narrower than the state.
+    states = {"h": y.to(final.dtype)} if return_states else None
     if return_states and mask is not None:
         y = y.masked_fill(~mask.unsqueeze(2), 0.0)
     return y, {"h": final}, states
