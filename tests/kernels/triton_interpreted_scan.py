@@ -5,8 +5,6 @@ Tiles are tiny: the interpreter takes milliseconds for each of their operators.
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
 from torch import Tensor
@@ -24,6 +22,7 @@ WALK, LOOK_BACK = Plan(TILE, False), Plan(TILE, True)
 def _on_this_machine(monkeypatch):
     monkeypatch.setattr(gpu_choice, "DEVICES", {*gpu_choice.DEVICES, "cpu"})
     monkeypatch.setattr(triton_scan, "_BLOCK_OF_SOURCES", 4)
+    monkeypatch.setattr(triton_scan, "plan", lambda *_, **__: LOOK_BACK)
 
 
 def _given(gates: str, B: int, T: int, H: int, has_mask: bool = False, has_resets: bool = False) -> Given:
@@ -59,19 +58,18 @@ def _check(rule: Rule, given: Given, how: Plan, bound: float, dtype: torch.dtype
 @pytest.mark.parametrize("gates", N_GATES)
 def test_gates(gates, tolerance):
     """Sizes that fill no tile; both ways; all rules in turn."""
-    flags = itertools.cycle(itertools.product((False, True), repeat=4))
-    for how in (WALK, LOOK_BACK):
-        for has_mask, has_resets, is_reverse, carries in [next(flags), *itertools.islice(flags, 4, 16, 4)]:
-            given = _given(gates, 2, 11, 5, has_mask, has_resets)
-            _check(Rule(gates, is_reverse, carries), given, how, tolerance[torch.float32])
+    rules = [(False, False, False, False), (True, True, True, False), (True, True, False, True)]
+    for k, (has_mask, has_resets, is_reverse, carries) in enumerate(rules):
+        given = _given(gates, 2, 7, 5, has_mask, has_resets)
+        _check(Rule(gates, is_reverse, carries), given, (LOOK_BACK, WALK)[k % 2], tolerance[torch.float32])
 
 
 @pytest.mark.parametrize("is_reverse", [False, True])
 @pytest.mark.parametrize("how", [WALK, LOOK_BACK], ids=["walk", "look-back"])
 def test_rules(how, is_reverse, tolerance):
-    for has_mask, has_resets, carries in itertools.product((False, True), repeat=3):
-        given = _given("linear", 2, 9, 3, has_mask, has_resets)
-        _check(Rule("linear", is_reverse, carries), given, how, tolerance[torch.float32])
+    for has_mask, has_resets, carries in [(1, 0, 0), (0, 1, 0), (1, 1, 0), (1, 1, 1)]:
+        given = _given("linear", 1, 9, 3, has_mask, has_resets)
+        _check(Rule("linear", is_reverse, bool(carries)), given, how, tolerance[torch.float32])
     lengths = torch.tensor([9, 4, 0])
     ragged = _given("mingru", 3, 9, 2)._replace(mask=torch.arange(9) < lengths[:, None])
     _check(Rule("mingru", is_reverse), ragged, how, tolerance[torch.float32])
@@ -111,6 +109,7 @@ def test_any_strides(tolerance):
     assert (state - plain[1]).abs().max() <= 1e-5
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered", "ignore:invalid value encountered")
 def test_padding_is_not_read_and_what_overflows_is_contained():
     given = _given("linear", 2, 9, 4, True)
     given = given.with_differentiable([None if v is None else v.float() for v in given.differentiable])
