@@ -80,7 +80,7 @@ class Peer(nn.Module):
         with torch.no_grad():
             self.embedding.weight.copy_(ours.embedding.weights[0])
             self.output.weight.copy_(ours.output_weight)
-            self.output.bias.copy_(ours.head.biases[0])
+            self.output.bias.copy_(ours.softmax.biases[0])
             if self.projection is not None and ours.projection is not None:
                 self.projection.weight.copy_(ours.projection.weight)
             for number, layer in enumerate(ours.layers):
@@ -190,7 +190,7 @@ def output_layer(
         h = torch.randn(len(targets), width, requires_grad=True)
 
         def mine(h: Tensor = h, targets: Tensor = targets) -> Tensor:
-            return ours.head.loss(h, targets, ours._tables)
+            return ours.softmax.loss(h, targets, ours._tables)
 
         def theirs(h: Tensor = h, targets: Tensor = targets) -> Tensor:
             return F.cross_entropy(peer.output(h), targets, reduction="sum")
