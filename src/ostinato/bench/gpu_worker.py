@@ -192,7 +192,8 @@ def _is_alive(device: torch.device) -> bool:
 
 def _forget(device: torch.device) -> None:
     """Give back what the last case kept."""
-    torch.compiler.reset()
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
