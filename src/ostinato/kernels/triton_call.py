@@ -168,14 +168,14 @@ def peepholes(call: Call) -> Tensor | None:
     return _stacked([one.get("peephole") for one in call.weights])
 
 
-def packed_weights(call: Call, plan: Plan) -> Tensor:
+def packed_weights(call: Call, plan: Plan, K: int) -> Tensor:
     """(ND, n_blocks, gates·U, K): each thread block's recurrent weights, the gates of a unit side by side."""
     H, n = call.H, padded_gates(call.task)
-    blocks = call.x.new_zeros(len(call.tasks), plan.n_blocks * plan.U, n, plan.K)
+    blocks = call.x.new_zeros(len(call.tasks), plan.n_blocks * plan.U, n, K)
     for d, one in enumerate(call.weights):
         weight = one["weight_hh"].unflatten(0, (-1, H)).transpose(0, 1)
         blocks[d, :H, : weight.shape[1], :H] = weight
-    return blocks.view(len(call.tasks), plan.n_blocks, plan.rows, plan.K)
+    return blocks.view(len(call.tasks), plan.n_blocks, plan.rows, K)
 
 
 def noise_strides(call: Call) -> tuple[int, int]:

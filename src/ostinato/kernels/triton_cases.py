@@ -159,9 +159,9 @@ def _both(
             (f"ostinato.kernels.triton_{part}", f"{part}_kernel"), signature, constants, tuple(aligned),
             plan.num_warps[part == "backward"], 1, capability,
             Facts(
-                products=True, wide=_is_wide(plan, part, capability), hot=precision == "tf32",
+                products=True, wide=_is_wide(plan, part, capability), hot=precision == "tf32" and plan.N < 64,
                 shared_bytes=chip.shared_bytes, cooperative=plan.mode == "group",
-                resident_bytes=plan.rows * plan.K * dtype.itemsize if plan.stays else 0,
+                resident_bytes=plan.rows * min(plan.K, plan.back_K) * dtype.itemsize if plan.stays else 0,
             ),
         )  # fmt: skip
 
@@ -195,7 +195,7 @@ def _arguments(
     constants: dict[str, Any] = {
         "ND": 2 if has_all else 1, "CELL": task.cell, "GATES": padded_gates(task), "SLOTS": slots_of(task),
         "RELU": options.nonlinearity == "relu", "COUPLED": options.coupled_gates, "ZONE_H": kinds[0],
-        "ZONE_C": kinds[1], "U": plan.U, "N": plan.N, "K": plan.K, "BLOCK": STREAMED,
+        "ZONE_C": kinds[1], "U": plan.U, "N": plan.N, "BLOCK": STREAMED,
         "SOLO": is_solo, "SYNC": plan.mode == "group", "PRECISION": plan.precision,
     }  # fmt: skip
     if part == "forward":
@@ -207,7 +207,8 @@ def _arguments(
             "cells": None, "gates": real if keeps == "gates" else None, "prepares": "i32",
         }  # fmt: skip
         constants |= {
-            "REAL": 3 if task.cell == "gru" else slots_of(task), "CHUNKS": plan.chunks, "AHEAD": plan.ahead,
+            "REAL": 3 if task.cell == "gru" else slots_of(task), "K": plan.K, "CHUNKS": plan.chunks,
+            "AHEAD": plan.ahead,
         }  # fmt: skip
     else:
         given |= {
@@ -217,6 +218,11 @@ def _arguments(
             "d_peephole": "*fp32" if options.peephole else None, "partials": None if is_solo else "*fp32",
             "finishes": "i32",
         }  # fmt: skip
-        constants |= {"RAW": keeps == "outputs", "CHUNKS": plan.back_chunks, "AT_ONCE": plan.at_once}
+        constants |= {
+            "RAW": keeps == "outputs",
+            "K": plan.back_K,
+            "CHUNKS": plan.back_chunks,
+            "AT_ONCE": plan.at_once,
+        }
     constants |= {name: None for name, kind in given.items() if kind is None}
     return {name: kind for name, kind in given.items() if kind is not None}, constants

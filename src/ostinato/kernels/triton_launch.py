@@ -43,7 +43,7 @@ def constants(call: Call, plan: Plan) -> dict[str, Any]:
         "ND": len(call.tasks), "CELL": call.task.cell, "GATES": padded_gates(call.task),
         "SLOTS": slots_of(call.task), "RELU": options.nonlinearity == "relu",
         "COUPLED": options.coupled_gates, "ZONE_H": call.zoneout[0][0],
-        "ZONE_C": call.zoneout[1][0], "U": plan.U, "N": plan.N, "K": plan.K,
+        "ZONE_C": call.zoneout[1][0], "U": plan.U, "N": plan.N,
         "BLOCK": STREAMED, "SOLO": plan.mode == "solo",
         "SYNC": plan.mode == "group" and not plan.is_phased, "PRECISION": plan.precision,
     }  # fmt: skip
@@ -113,13 +113,13 @@ def forward(call: Call, plan: Plan) -> Ran:
     final = [torch.empty_like(leaf) for leaf in call.state]
     walking = [leaf.float().clone() for leaf in call.state] if plan.is_phased else []
     given = {
-        "weights": triton_call.packed_weights(call, plan), "x_gates": triton_call.input_product(call),
+        "weights": triton_call.packed_weights(call, plan, plan.K), "x_gates": triton_call.input_product(call),
         "bias_n": triton_call.candidate_bias(call), "peephole": triton_call.peepholes(call),
         **_pair("initial_", call.initial), **_masks(call), "seen": seen, "h_in": h_in, "y": y,
         "cells": cells, "gates": kept.gates, "c_before": kept.c_before, "arrived": _counters(call, plan),
         **_sizes(call, plan),
         **constants(call, plan), "REAL": slots_of(task) if task.cell != "gru" else 3,
-        "CHUNKS": plan.chunks, "AHEAD": plan.ahead,
+        "K": plan.K, "CHUNKS": plan.chunks, "AHEAD": plan.ahead,
     }  # fmt: skip
     options = _options(plan, plan.num_warps[0])
     for first, grid in _waves(call, plan):
@@ -186,11 +186,12 @@ def backward(
         n_partials = min(n_tiles, plan.tiles_at_once) * ND * plan.n_blocks
         partials = _empty(call, 2 * n_partials * plan.N * padded(H), dtype=torch.float32)
     given = {
-        "weights": triton_call.packed_weights(call, plan).transpose(2, 3).contiguous(), "peephole": peephole,
+        "weights": triton_call.packed_weights(call, plan, plan.back_K).transpose(2, 3).contiguous(),
+        "peephole": peephole,
         **_masks(call), "gates": kept.gates, "c_before": kept.c_before, "h_in": kept.h_in, "d_y": d_y,
         "d_cells": d_cells, **_pair("d_first_", d_first), "d_peephole": d_peephole, "partials": partials,
         "arrived": _counters(call, plan), **_sizes(call, plan), **constants(call, plan),
-        "RAW": task.keeps == "outputs", "CHUNKS": plan.back_chunks, "AT_ONCE": plan.at_once,
+        "RAW": task.keeps == "outputs", "K": plan.back_K, "CHUNKS": plan.back_chunks, "AT_ONCE": plan.at_once,
     }  # fmt: skip
     options = _options(plan, plan.num_warps[1])
     sources = d_state if plan.is_phased else starts

@@ -18,9 +18,8 @@ from ostinato.kernels.task import Task
 MODES = ("solo", "group", "step")
 # Columns of the recurrent weights that one product takes; what is left over is rounded up to these.
 _LARGEST_CHUNK, _SMALLEST_CHUNK = 512, 32
-# Bytes of h, and of partial sums, that pass through a thread block at a time; bytes of h on their way to a
-# thread.
-_CHUNK_BYTES, _BYTES_AHEAD = 16 * 1024, 256
+# Bytes of h, and of partial sums, that pass through a thread block at a time.
+_CHUNK_BYTES, _PARTIAL_BYTES = 8 * 1024, 32 * 1024
 # Columns at a time where the weights do not stay on the multiprocessor.
 STREAMED = 64
 _KIB = 1024
@@ -105,6 +104,11 @@ class Plan(NamedTuple):
     def rows(self) -> int:
         """Rows of weights that a thread block has."""
         return self.gates * self.U
+
+    @property
+    def back_K(self) -> int:  # noqa: N802 - the alphabet of the project
+        """Rows of the transposed weights of backward, with padding."""
+        return _end(self.back_chunks) if self.back_chunks else self.K
 
     @property
     def stays(self) -> bool:
@@ -200,11 +204,14 @@ def chunks_of(H: int, largest: int = _LARGEST_CHUNK) -> Chunks:
     return tuple(found)
 
 
+def _end(chunks: Chunks) -> int:
+    return chunks[-1][0] + chunks[-1][1]
+
+
 def _shared_bytes(rows: int, K: int, chunks: Chunks, ahead: int, N: int, size: int) -> int:
     """Shared memory of a thread block: the weights, and what passes through beside them at most."""
-    longest = max(length for _, length in chunks)
-    forward = longest * N * size * (ahead + 1)
-    backward = longest * N * 2 + rows * N * size
+    forward = max(length for _, length in chunks) * N * size * (ahead + 1)
+    backward = min(_PARTIAL_BYTES, K * N * 4) // 2 + rows * N * size
     return rows * K * size + max(forward, backward, rows * N * 4) + 2 * _KIB
 
 
@@ -216,8 +223,8 @@ def _group(
     # Tensor cores of compute capability 9 take 64 rows; 32 go the older way.
     for U in (32 // gates, 64 // gates, 128 // gates):
         for N in (16, 32, 64):
-            chunks = chunks_of(H, min(_LARGEST_CHUNK, _CHUNK_BYTES // (N * size)))
-            K = chunks[-1][0] + chunks[-1][1]
+            chunks = chunks_of(H, min(_LARGEST_CHUNK, _CHUNK_BYTES * (4 if N == 64 else 1) // (N * size)))
+            K = _end(chunks)
             n_blocks = tiles_of(padded(H), U)
             groups = chip.n_processors // n_blocks // n_directions
             fits = _shared_bytes(gates * U, K, chunks, 0, N, size) <= chip.shared_bytes
@@ -234,13 +241,13 @@ def _group(
 
 
 def _looking_ahead(cut: Plan, chip: Chip, size: int) -> Plan:
-    """The same with as many chunks of h under way as registers and shared memory have room for."""
-    longest = max(length for _, length in cut.chunks)
-    for ahead in reversed(range(len(cut.chunks))):
-        per_thread = longest * cut.N * size * (ahead + 1) // (32 * cut.num_warps[0])
-        if per_thread <= _BYTES_AHEAD and (
-            _shared_bytes(cut.rows, cut.K, cut.chunks, ahead, cut.N, size) <= chip.shared_bytes
-        ):
+    """The same with as many chunks of h under way as there is room for."""
+    # Of 64 rows one chunk fills the registers. Of fewer, none spill (as compiled) where the chunks are whole
+    # rounds of those under way.
+    n = len(cut.chunks)
+    whole = [ahead for ahead in (3, 2) if n % (ahead + 1) == 0]
+    for ahead in [] if cut.N == 64 else [*whole, min(2, n - 1), min(1, n - 1)]:
+        if _shared_bytes(cut.rows, cut.K, cut.chunks, ahead, cut.N, size) <= chip.shared_bytes:
             return cut._replace(ahead=ahead)
     return cut
 
@@ -255,22 +262,17 @@ def _cut(
     precision: str,
 ) -> Plan:  # fmt: skip
     n_blocks = tiles_of(padded(H), U)
-    K = chunks[-1][0] + chunks[-1][1] if chunks else tiles_of(H, STREAMED) * STREAMED
+    K = _end(chunks) if chunks else tiles_of(H, STREAMED) * STREAMED
     few = 4 if gates * U <= 128 and N < 64 else 8
     # Backward, a thread block has partial sums for all units in its registers.
     num_warps = few, few if mode == "solo" else 8
-    largest = max(
-        _SMALLEST_CHUNK, min(2 * _CHUNK_BYTES // (4 * N), max([size for _, size in chunks], default=0))
-    )
-    back_chunks = tuple(
-        (first + start, min(length, largest))
-        for first, length in chunks
-        for start in range(0, length, largest)
-    )
+    back_chunks = chunks
+    if mode == "group":
+        back_chunks = chunks_of(H, min(_LARGEST_CHUNK, _PARTIAL_BYTES // (4 * N)))
     # About 48 registers of each thread.
     at_once = min(n_blocks, max(4, 48 * 32 * num_warps[1] // (U * N)))
     at_once = tiles_of(n_blocks, tiles_of(n_blocks, at_once))
     return Plan(
-        mode, reason, U, N, gates, n_blocks, K, chunks, chunks if mode == "solo" else back_chunks, 0, at_once,
+        mode, reason, U, N, gates, n_blocks, K, chunks, back_chunks, 0, at_once,
         num_warps, min(tiles_at_once, tiles_of(B, N)), precision, mode == "step",
     )  # fmt: skip
