@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from triton.runtime import interpreter
 
 import ostinato as ot
 from ostinato.kernels import gpu_choice, triton_scan
@@ -42,22 +41,12 @@ CALLS += [(name, call) for name in ("lstm", "bidirectional") for call in ("plain
 
 @pytest.fixture(autouse=True)
 def _on_the_cpu(monkeypatch):
-    """The CPU is a device of Triton's; scans take small tiles, since each element costs Python's time.
-
-    The interpreter's tensors are made indices, which numpy 2.4 denies them.
-    """
+    """The CPU is a device of Triton's; scans take small tiles, since each element costs Python's time."""
     torch.manual_seed(20261122)
     torch.set_num_threads(1)
     monkeypatch.setattr(gpu_choice, "DEVICES", {"cuda", "cpu"})
     small = triton_scan.Plan(triton_scan.Tile(2, 2, 16, W=2, warps=1), False)
     monkeypatch.setattr(triton_scan, "plan", lambda *_, **__: small)
-    patch = interpreter._patch_lang_tensor
-
-    def patched(tensor, scope):
-        patch(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
-
-    monkeypatch.setattr(interpreter, "_patch_lang_tensor", patched)
 
 
 def arguments(layer, call):

@@ -8,22 +8,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from triton.runtime import interpreter
 
 from ostinato.kernels import recurrence, reference, triton_recurrent
 from ostinato.kernels.reference import CellOptions
 from ostinato.kernels.task import Arguments, Task, Upstream
-
-_patch = interpreter._patch_lang_tensor
-
-
-def _patch_for_numpy(tensor, scope):
-    """The interpreter makes Python numbers of arrays with one element, which numpy 2.4 refuses."""
-    _patch(tensor, scope)
-    scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
-
-
-interpreter._patch_lang_tensor = _patch_for_numpy
 
 KINDS = {
     "rnn": ("rnn", {}),

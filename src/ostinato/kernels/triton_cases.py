@@ -16,7 +16,7 @@ from ostinato.kernels import triton_plan
 from ostinato.kernels.cell_options import CellOptions
 from ostinato.kernels.task import Task
 from ostinato.kernels.triton_call import slots_of
-from ostinato.kernels.triton_plan import CHIPS, STREAMED, Plan, padded_gates
+from ostinato.kernels.triton_plan import CHIPS, FUSED, STREAMED, Plan, padded_gates
 
 _POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
 
@@ -81,7 +81,7 @@ def compiled(case: CompileCase) -> Any:
     attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in case.aligned}
     source = ASTSource(function, signature, constants, attributes)
     target = GPUTarget("cuda", case.capability[0] * 10 + case.capability[1], 32)
-    options = {"num_warps": case.num_warps, "num_stages": case.num_stages}
+    options = {"num_warps": case.num_warps, "num_stages": case.num_stages, **FUSED}
     if case.max_registers is not None:
         options["maxnreg"] = case.max_registers
     return triton.compile(source, target=target, options=options)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ostinato.kernels import triton_call
 from ostinato.kernels.triton_call import Call, slots_of
-from ostinato.kernels.triton_plan import STREAMED, Plan, padded, padded_gates, tiles_of
+from ostinato.kernels.triton_plan import FUSED, STREAMED, Plan, padded, padded_gates, tiles_of
 
 # Counters of two groups must not share a line of the cache.
 _COUNTER_STRIDE = 32
@@ -70,7 +70,7 @@ def _options(plan: Plan, num_warps: int) -> dict[str, Any]:
     """How a kernel is compiled and launched."""
     is_group = plan.mode == "group" and not plan.is_phased
     # The loops have nothing to prefetch: every step needs the one before.
-    return {"num_warps": num_warps, "num_stages": 1, "launch_cooperative_grid": is_group}
+    return {"num_warps": num_warps, "num_stages": 1, "launch_cooperative_grid": is_group, **FUSED}
 
 
 def _counters(call: Call, plan: Plan) -> Tensor | None:

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from ostinato.kernels import gpu_choice
+from ostinato.kernels.triton_plan import FUSED
 
 if TYPE_CHECKING:
     from ostinato.kernels.scan import Given, Rule
@@ -146,7 +147,7 @@ def forward(rule: Rule, given: Given, how: Plan | None = None) -> tuple[Tensor, 
     forward_kernel[shape.grid(how)](
         inputs[0], inputs[-1], given.decay, start, initial, mask, resets, y, final, shape.words(how, start),
         *shape[1:], *inputs[0].stride(), *inputs[-1].stride(), *_row_strides(start, initial),
-        **constants(rule, how), num_warps=how.tile.warps, maxnreg=MOST_REGISTERS,
+        **constants(rule, how), num_warps=how.tile.warps, maxnreg=MOST_REGISTERS, **FUSED,
     )  # fmt: skip
     return y, final
 
@@ -184,7 +185,7 @@ def backward(
         d_y, d_final, shape.words(how, start), d_inputs[0], d_add, d_start, d_initial, d_rate,
         *shape[1:], *inputs[0].stride(), *_row_strides(start, initial),
         *((0, 0, 0) if d_y is None else d_y.stride()), *((0, 0) if d_final is None else d_final.stride()),
-        **constants(rule, how), num_warps=how.tile.warps, maxnreg=MOST_REGISTERS,
+        **constants(rule, how), num_warps=how.tile.warps, maxnreg=MOST_REGISTERS, **FUSED,
     )  # fmt: skip
     d_decay = None
     if given.decay is not None and d_rate is not None:
@@ -244,6 +245,13 @@ def _sources(rule: Rule, mask: Tensor | None, resets: Tensor | None) -> Tensor |
     B, T = mask.shape
     sources = torch.empty((B, T), dtype=torch.int64, device=mask.device)
     sources_kernel[(B,)](
-        mask, resets, sources, T, IS_REVERSE=rule.is_reverse, BLOCK=_BLOCK_OF_SOURCES, num_warps=4
+        mask,
+        resets,
+        sources,
+        T,
+        IS_REVERSE=rule.is_reverse,
+        BLOCK=_BLOCK_OF_SOURCES,
+        num_warps=4,
+        **FUSED,
     )
     return sources
