@@ -45,7 +45,7 @@ def test_a_compiled_kernel_is_as_it_must_be(name):
 
 def test_faults_are_named():
     case = gpu_compiled.cases()[0]
-    bad = gpu_compiled.Findings(255, 64, 3, 10**6, 0, 0, 100, 0.0)
+    bad = gpu_compiled.Findings(255, 640, 3, 10**6, 0, 0, 100, 0.0)
     said = " ".join(gpu_compiled.faults(case, bad))
     assert "shared memory" in said
     assert "3 spills" in said
