@@ -159,25 +159,3 @@ def step_backward(
             if PEEPHOLE:
                 d_old += d_i * p_i + d_f * p_f
             return zero, d_old, d_i, d_f, d_g, d_o, new_c
-
-
-@triton.jit
-def zoned(new, old, mask, rate, KIND: tl.constexpr):
-    """Zoneout of one leaf. KIND: 0 none, 1 its expectation, 2 where the mask says so."""
-    if KIND == 1:
-        return rate * old + (1.0 - rate) * new
-    elif KIND == 2:
-        return tl.where(mask, old, new)
-    else:
-        return new
-
-
-@triton.jit
-def zoned_backward(d_leaf, mask, rate, KIND: tl.constexpr):
-    """The gradients of the new and of the old value."""
-    if KIND == 1:
-        return (1.0 - rate) * d_leaf, rate * d_leaf
-    elif KIND == 2:
-        return tl.where(mask, 0.0, d_leaf), tl.where(mask, d_leaf, 0.0)
-    else:
-        return d_leaf, tl.zeros_like(d_leaf)
