@@ -18,23 +18,23 @@ from ostinato.data.examples import Examples
 from ostinato.data.labelled_spec import LabelledSpec
 from ostinato.errors import InputError
 from ostinato.layers.arguments import check_sizes
-from ostinato.models.encoder import CELLS, check_cell
+from ostinato.models.encoder import check_cell
 from ostinato.tasks import same_data
-from ostinato.tasks.base import Estimator
-from ostinato.tasks.labels import storage
 from ostinato.tasks.labels.fingerprint import fingerprint
 from ostinato.tasks.labels.fitting import Training, training_settings
 from ostinato.tasks.labels.reading import read_examples, reading_of
 from ostinato.tasks.labels.splitting import Encoded, Held, Rows, hold_out
-from ostinato.training.distributed import find_device, is_first_process
+from ostinato.tasks.run_estimator import RunEstimator
 from ostinato.training.history import History
 from ostinato.training.randomness import kept_randomness
-from ostinato.training.run_folder import RunFolder, is_committed
+from ostinato.training.run_folder import RunFolder
 from ostinato.training.settings import TrainingSettings
+
+_FURTHER = "baselines.safetensors"
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class LabelEstimator(Estimator):
+class LabelEstimator(RunEstimator):
     """What `Classifier` and `Tagger` share.
 
     A parameter that is None is chosen from the data; what was chosen is in `settings_` after `fit`.
@@ -51,13 +51,10 @@ class LabelEstimator(Estimator):
         reading_: how the data were read; `evaluate` and `predict` read theirs in the same way.
     """
 
-    kind: ClassVar[str]
     _inputs: ClassVar[tuple[str, ...]]
     """Kinds of examples that the estimator learns from."""
     _others: ClassVar[str] = ""
     """Where other kinds belong."""
-    _cells: ClassVar[tuple[str, ...]] = tuple(CELLS)
-    """Names of cells that a stored run may have."""
 
     cell: Any = None
     """rnn, lstm, gru, mingru, minlstm, rglru, or a `Cell` class built by (input_size, hidden_size)."""
@@ -110,41 +107,20 @@ class LabelEstimator(Estimator):
         """
         started_s = clock.monotonic() if started_s is None else started_s
         settings = self._checked()
-        folder, stored = None if out is None else Path(out), None
-        if resume and folder is None:
-            raise InputError("resume=True goes on with the run in a folder; pass out as well")
-        if folder is not None and resume and is_committed(folder):
-            stored = storage.read_again(self, RunFolder.open(folder))
-        parts = {
-            name: self._checked_examples(read_examples(part, answers, reading), name)
-            for name, part, answers in (("data", data, y), ("valid", valid, None), ("test", test, None))
-            if part is not None
-        }
-        prints = {name: fingerprint(part) for name, part in parts.items()}
-        if folder is not None and stored is not None:
-            same_data.require_same(stored.fingerprints_, prints, folder)
-            self._forget()
-            self.__dict__.update({n: v for n, v in vars(stored).items() if n.endswith("_")})
-            return self
-        if folder is not None and resume and (begun := same_data.kept(folder)):
-            same_data.require_same(begun, prints, folder, ("data", "valid"))
-        run = RunFolder.create(folder, exist_ok=resume) if folder and is_first_process() else None
-        if run is not None:
-            same_data.keep(prints, run.path)
-        try:
-            self._forget()
-            self.fingerprints_: same_data.Fingerprints = prints
+
+        def read() -> tuple[dict[str, Examples], same_data.Fingerprints]:
+            parts = {
+                name: self._checked_examples(read_examples(part, answers, reading), name)
+                for name, part, answers in (("data", data, y), ("valid", valid, None), ("test", test, None))
+                if part is not None
+            }
+            return parts, {name: fingerprint(part) for name, part in parts.items()}
+
+        def learn(parts: dict[str, Examples], folder: Path | None) -> None:
             self.reading_ = reading_of(parts["data"], reading)
             self._learn(settings, parts, folder, resume, started_s)
-        except BaseException:  # also Ctrl-C: a folder without a checkpoint would only be in the way
-            self._forget()
-            if run is not None:
-                same_data.forget(run.path)
-                run.abandon()
-            raise
-        if run is not None:
-            storage.write(self, run)
-        return self
+
+        return self._fit_run(out, resume, read, learn)
 
     def _checked(self) -> Self:
         """A copy with plain Python numbers, the parameters checked as far as that needs no data."""
@@ -232,19 +208,10 @@ class LabelEstimator(Estimator):
     def _optimizer(self) -> dict[str, Any]:
         return {"optimizer": "adamw"}
 
-    def _left_s(self, started_s: float) -> float | None:
-        """Seconds left of `max_time_s`, or None where there is no limit."""
-        limit_s = self.settings_.max_time_s
-        return None if limit_s is None else max(limit_s - (clock.monotonic() - started_s), 0.0)
-
     def _final_scores(self, checked: Examples, checks: Encoded, test: Examples | None) -> dict[str, Any]:
         scores = {"part": "validation", **self._scores(checked, checks)}
         more = {} if test is None else self._scores(test, self._encode(test), self.notes_)
         return {"part": "test", **more, "validation": scores} if more else scores
-
-    def _forget(self) -> None:
-        for name in [name for name in vars(self) if name.endswith("_") and not name.startswith("_")]:
-            delattr(self, name)
 
     # ------------------------------------------------------------------------------------------ after
 
@@ -291,29 +258,18 @@ class LabelEstimator(Estimator):
             raise InputError(f"{name}: no example in {examples.source or 'the data'}")
         return self._check_examples(examples, name)
 
-    def set_params(self, **parameters: Any) -> Self:
-        """As scikit-learn's; `device` also takes effect on what was fitted or loaded."""
-        super().set_params(**parameters)
-        if "device" in parameters and hasattr(self, "network_"):
-            self.network_.to(find_device(self.device))
-        return self
+    def _write_parts(self, run: RunFolder) -> dict[str, Any]:
+        files = self._to_json()
+        for name, values in files.items():
+            run.write_json(f"preparation/{name}.json", values)
+        if further := self._tensors():
+            run.write_tensors(_FURTHER, further)
+        return {"files": sorted(files)}
 
-    @property
-    def name_(self) -> str:
-        """The name of the network in `metrics_`: that of its cell."""
-        cell = self._require_fitted("settings_").cell
-        return cell if isinstance(cell, str) else str(cell.__name__)
-
-    def save(self, path: str | Path) -> Self:
-        """Write a run folder that `ot.load` reads on any machine; nothing in it can run code."""
-        self._require_fitted("network_")
-        storage.write(self, RunFolder.create(path))
-        return self
-
-    @classmethod
-    def from_run(cls, run: RunFolder, cells: Sequence[type] = ()) -> Self:
-        """The fitted estimator of a verified run folder; `cells` supplies the user's own cell classes."""
-        return storage.read(cls, run, cells)
+    def _read_parts(self, run: RunFolder, stored: Mapping[str, Any]) -> None:
+        self._from_json({name: run.read_json(f"preparation/{name}.json") for name in stored["files"]})
+        self._take_tensors(run.read_tensors(_FURTHER) if _FURTHER in run.files else {})
+        self.network_ = self._build()
 
     # ------------------------------------------------------------------------------------------ hooks
 

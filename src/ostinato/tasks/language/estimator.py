@@ -20,23 +20,22 @@ from ostinato.data.corpus import (
     read_blocks,
 )
 from ostinato.data.corpus_units import CorpusUnits, choose_unit, is_split
-from ostinato.errors import InputError
 from ostinato.tasks import same_data
-from ostinato.tasks.base import Estimator
 from ostinato.tasks.language import generation, storage
 from ostinato.tasks.language.checks import check_parameters
 from ostinato.tasks.language.fitting import Fitting
 from ostinato.tasks.language.ngrams import Baselines
 from ostinato.tasks.language.scoring import score_table
+from ostinato.tasks.run_estimator import RunEstimator
 from ostinato.tasks.transfer import LanguageSource
 from ostinato.training.distributed import find_device, is_first_process
-from ostinato.training.run_folder import RunFolder, is_committed
+from ostinato.training.run_folder import RunFolder
 
 _NAMES = {"char": "characters", "word": "words", "bpe": "byte pairs"}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class LanguageModel(Estimator):
+class LanguageModel(RunEstimator):
     """The probability of every next character, word or byte pair of a text.
 
     A parameter that is None is chosen from the text and the time; what was chosen is in `settings_` after
@@ -151,44 +150,20 @@ class LanguageModel(Estimator):
         """
         started_s = clock.monotonic() if started_s is None else started_s
         settings = self._checked()
-        folder = None if out is None else Path(out)
-        if resume and folder is None:
-            raise InputError("resume=True goes on with the run in a folder; pass out as well")
-        texts = {
-            name: open_texts(part, encoding=encoding, name=name)
-            for name, part in (("data", data), ("valid", valid), ("test", test))
-            if part is not None
-        }
-        prints = {name: fingerprint(part) for name, part in texts.items()}
-        if folder is not None and resume and is_committed(folder):
-            stored = storage.read_again(self, RunFolder.open(folder))
-            same_data.require_same(stored.fingerprints_, prints, folder)
-            self._forget()
-            self.__dict__.update({n: v for n, v in vars(stored).items() if n.endswith("_")})
-            return self
-        begun = same_data.kept(folder) if folder is not None and resume else {}
-        if folder is not None and begun:
-            same_data.require_same(begun, prints, folder, ("data", "valid"))
-        run = RunFolder.create(folder, exist_ok=resume) if folder and is_first_process() else None
-        if run is not None and not begun:
-            (run.path / storage.PLAN).unlink(missing_ok=True)
-            same_data.keep(prints, run.path)
-        try:
-            self._forget()
+
+        def read() -> tuple[dict[str, list[TextPart]], same_data.Fingerprints]:
+            texts = {
+                name: open_texts(part, encoding=encoding, name=name)
+                for name, part in (("data", data), ("valid", valid), ("test", test))
+                if part is not None
+            }
+            return texts, {name: fingerprint(part) for name, part in texts.items()}
+
+        def learn(texts: dict[str, list[TextPart]], folder: Path | None) -> None:
             self.reading_ = {} if encoding is None else {"encoding": encoding}
-            self.fingerprints_: same_data.Fingerprints = prints
             self._learn(settings, texts, folder, resume, started_s)
-        except BaseException:  # also Ctrl-C: a folder without a checkpoint would only be in the way
-            self._forget()
-            if run is not None:
-                same_data.forget(run.path)
-                if not (run.path / "checkpoints").exists():
-                    (run.path / storage.PLAN).unlink(missing_ok=True)
-                run.abandon()
-            raise
-        if run is not None:
-            storage.write(self, run)
-        return self
+
+        return self._fit_run(out, resume, read, learn)
 
     def _checked(self) -> Self:
         """A copy with plain Python numbers, the parameters checked as far as that needs no text."""
@@ -270,15 +245,6 @@ class LanguageModel(Estimator):
                 f"({corpus.unknown / len(corpus):.2%}); scores are about telling that one comes, not which"
             )
 
-    def _left_s(self, started_s: float) -> float | None:
-        """Seconds left of `max_time_s`, or None where there is no limit."""
-        limit_s = self.settings_.max_time_s
-        return None if limit_s is None else max(limit_s - (clock.monotonic() - started_s), 0.0)
-
-    def _forget(self) -> None:
-        for name in [name for name in vars(self) if name.endswith("_") and not name.startswith("_")]:
-            delattr(self, name)
-
     # ---------------------------------------------------------------------------------------- scores
 
     def evaluate(self, data: Any) -> dict[str, Any]:
@@ -305,12 +271,6 @@ class LanguageModel(Estimator):
         """Minus the nats per unit: the more, the better."""
         scores: dict[str, float] = self.evaluate(data)["model"][self.name_]
         return -scores["nats"]
-
-    @property
-    def name_(self) -> str:
-        """The name of the network in `metrics_`: that of its cell."""
-        cell = self._require_fitted("settings_").cell
-        return cell if isinstance(cell, str) else str(cell.__name__)
 
     # ------------------------------------------------------------------------------------------ text
 
@@ -377,20 +337,8 @@ class LanguageModel(Estimator):
 
     # --------------------------------------------------------------------------------------- storage
 
-    def set_params(self, **parameters: Any) -> Self:
-        """As scikit-learn's; `device` also takes effect on what was fitted or loaded."""
-        super().set_params(**parameters)
-        if "device" in parameters and hasattr(self, "network_"):
-            self.network_.to(find_device(self.device))
-        return self
+    def _write_parts(self, run: RunFolder) -> dict[str, Any]:
+        return storage.write_parts(self, run)
 
-    def save(self, path: str | Path) -> Self:
-        """Write a run folder that `ot.load` reads on any machine; nothing in it can run code."""
-        self._require_fitted("network_")
-        storage.write(self, RunFolder.create(path))
-        return self
-
-    @classmethod
-    def from_run(cls, run: RunFolder, cells: Sequence[type] = ()) -> Self:
-        """The fitted estimator of a verified run folder; `cells` supplies the user's own cell classes."""
-        return storage.read(cls, run, cells)
+    def _read_parts(self, run: RunFolder, stored: Mapping[str, Any]) -> None:
+        storage.read_parts(self, run, stored)

@@ -17,7 +17,7 @@ from ostinato.data.pairs import read_pairs
 from ostinato.errors import InputError
 from ostinato.models.seq2seq import EncoderDecoder
 from ostinato.tasks import same_data
-from ostinato.tasks.base import Estimator
+from ostinato.tasks.run_estimator import RunEstimator
 from ostinato.tasks.translate import storage
 from ostinato.tasks.translate.answers import Answer, Search, answer
 from ostinato.tasks.translate.checks import checked_parameters
@@ -26,17 +26,16 @@ from ostinato.tasks.translate.fitting import Training, training_settings
 from ostinato.tasks.translate.preparing import complete, fingerprint, prepare, read_parts
 from ostinato.tasks.translate.scores import by_source, need_scores, text_scores
 from ostinato.tasks.translate.splitting import hold_out, some_sources
-from ostinato.training.distributed import find_device, is_first_process
 from ostinato.training.history import History
 from ostinato.training.randomness import kept_randomness
-from ostinato.training.run_folder import RunFolder, is_committed
+from ostinato.training.run_folder import RunFolder
 
 MOST_CHECKED, TRIED = 3000, 32
 _READ_WITH = ("source", "target", "encoding")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class Translator(Estimator):
+class Translator(RunEstimator):
     """Learns from pairs of texts to turn one into the other: translation, pronunciation, normal forms.
 
     An encoder–decoder (`ostinato.models.seq2seq`) over words, characters, byte pairs or symbols of each side.
@@ -158,38 +157,17 @@ class Translator(Estimator):
         started_s = clock.monotonic() if started_s is None else started_s
         settings = checked_parameters(self)
         need_scores(f"{type(self).__name__}.fit")
-        folder = None if out is None else Path(out)
-        if resume and folder is None:
-            raise InputError("resume=True goes on with the run in a folder; pass out as well")
-        done = folder is not None and resume and is_committed(folder)
-        stored = storage.read_again(self, RunFolder.open(folder)) if folder is not None and done else None
-        reading: dict[str, Any] = {"source": source, "target": target, "encoding": encoding}
-        parts = read_parts(data, targets, valid, test, reading)
-        prints = {name: fingerprint(part) for name, part in parts.items()}
-        if folder is not None and stored is not None:
-            same_data.require_same(stored.fingerprints_, prints, folder)
-            self._forget()
-            self.__dict__.update({n: v for n, v in vars(stored).items() if n.endswith("_")})
-            return self
-        if folder is not None and resume and (begun := same_data.kept(folder)):
-            same_data.require_same(begun, prints, folder, ("data", "valid"))
-        run = RunFolder.create(folder, exist_ok=resume) if folder and is_first_process() else None
-        if run is not None:
-            same_data.keep(prints, run.path)
-        try:
-            self._forget()
-            self.fingerprints_: same_data.Fingerprints = prints
+
+        def read() -> tuple[dict[str, Pairs], same_data.Fingerprints]:
+            reading: dict[str, Any] = {"source": source, "target": target, "encoding": encoding}
+            parts = read_parts(data, targets, valid, test, reading)
+            return parts, {name: fingerprint(part) for name, part in parts.items()}
+
+        def learn(parts: dict[str, Pairs], folder: Path | None) -> None:
             self.reading_ = {**parts["data"].reading}
             self._learn(settings, parts, folder, resume, started_s)
-        except BaseException:  # also Ctrl-C: a folder without a checkpoint would only be in the way
-            self._forget()
-            if run is not None:
-                same_data.forget(run.path)
-                run.abandon()
-            raise
-        if run is not None:
-            storage.write(self, run)
-        return self
+
+        return self._fit_run(out, resume, read, learn)
 
     def _learn(
         self,
@@ -269,10 +247,6 @@ class Translator(Estimator):
 
         ends_s = None if s.max_time_s is None else started_s + s.max_time_s
         return training.run(ends_s, after_s, folder=folder, resume=resume)
-
-    def _forget(self) -> None:
-        for name in [name for name in vars(self) if name.endswith("_") and not name.startswith("_")]:
-            delattr(self, name)
 
     # ------------------------------------------------------------------------------------------ after
 
@@ -375,26 +349,8 @@ class Translator(Estimator):
             "baselines": {name: text_scores(one, references, units.tokens) for name, one in others.items()},
         }
 
-    def set_params(self, **parameters: Any) -> Self:
-        """As scikit-learn's; `device` also takes effect on what was fitted or loaded."""
-        super().set_params(**parameters)
-        if "device" in parameters and hasattr(self, "network_"):
-            self.network_.to(find_device(self.device))
-        return self
+    def _write_parts(self, run: RunFolder) -> dict[str, Any]:
+        return storage.write_parts(self, run)
 
-    @property
-    def name_(self) -> str:
-        """The name of the network in `metrics_`: that of its cell."""
-        cell = self._require_fitted("settings_").cell
-        return cell if isinstance(cell, str) else str(cell.__name__)
-
-    def save(self, path: str | Path) -> Self:
-        """Write a run folder that `ot.load` reads on any machine; nothing in it can run code."""
-        self._require_fitted("network_")
-        storage.write(self, RunFolder.create(path))
-        return self
-
-    @classmethod
-    def from_run(cls, run: RunFolder, cells: Sequence[type] = ()) -> Self:
-        """The fitted estimator of a verified run folder; `cells` supplies the user's own cell classes."""
-        return storage.read(cls, run, cells)
+    def _read_parts(self, run: RunFolder, stored: Mapping[str, Any]) -> None:
+        storage.read_parts(self, run, stored)
