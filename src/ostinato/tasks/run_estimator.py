@@ -26,7 +26,7 @@ _FIT = "preparation/fit.json"
 
 
 class RunEstimator(Estimator):
-    """A dataclass of parameters, `cell`, `device` and `max_time_s` among them; one that is None is chosen by `fit`.
+    """A dataclass of parameters, `cell`, `device` and `max_time_s` among them.
 
     A subclass has a `fit` that calls `_fit_run`, and fills the hooks at the end.
     """
