@@ -7,6 +7,7 @@ from ostinato.errors import InputError
 from ostinato.tasks.translate.choosing import (
     batch_size,
     choose_units,
+    is_better_shared,
     is_one_language,
     longest,
     network_sizes,
@@ -35,6 +36,16 @@ def test_one_language_is_told_by_words_that_come_again():
     texts = ["a small program that plays music", "another one draws pictures"]
     assert is_one_language(texts, ["plays music", "draws pictures"])
     assert not is_one_language(texts, ["spielt Musik", "malt Bilder"])
+
+
+def test_one_vocabulary_serves_what_is_spelled_alike():
+    english, german = ["Peter has 2 hands", "a thin tired bird"], ["Peter hat 2 Hände", "ein Bär ist da"]
+    greek = ["Ο Πέτρος έχει 2 σπίτια", "ένα πλοίο"]
+    assert is_better_shared(("bpe", "bpe"), english, german)
+    assert not is_better_shared(("bpe", "bpe"), english, greek)
+    assert not is_better_shared(("word", "word"), english, german)
+    assert is_better_shared(("word", "word"), english, english)
+    assert not is_better_shared(("char", "bpe"), english, english)
 
 
 def test_networks_grow_with_the_data_and_shrink_with_the_time():

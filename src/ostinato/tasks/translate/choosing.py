@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from ostinato.tasks.translate.estimator import Translator
 
 _LOOKED_AT = 20_000
-_SAME_LANGUAGE = 0.5
+_SAME_LANGUAGE, _SAME_LETTERS = 0.5, 0.9
 # Share of the time, products a second, products for a unit and H², and passes below which H is halved.
 _OF_TRAINING, _SPEED_HZ, _PRODUCTS, _FEWEST = 0.8, 5e10, 36.0, 2.5
 _FASTER = 4.0  # a machine than that
@@ -48,7 +49,7 @@ def choose(settings: Translator, data: Pairs, first: Translator | None) -> list[
     units = words * 1.2 if kinds[1] in LONG else 2.0 * words
     chosen = {
         "vocabulary_size": vocabulary_size(kinds, words, copies=copies),
-        "shared": kinds[0] == kinds[1] and is_one_language(data.sources, data.targets),
+        "shared": is_better_shared(kinds, data.sources, data.targets),
         **chosen_parameters(settings, kinds, len(data), units / len(data)),
         **settings.defaults,
     }
@@ -90,13 +91,40 @@ def choose_units(unit: str | None, sources: Sequence[str], targets: Sequence[str
     return kinds[0], kinds[1], note
 
 
+def is_better_shared(kinds: tuple[str, str], sources: Sequence[str], targets: Sequence[str]) -> bool:
+    """Whether one vocabulary serves both sides.
+
+    It does for two texts of one language; and for byte pairs of two languages that are written in the same
+    letters, whose names, numbers and related words then are the same units (arXiv:1508.07909).
+    """
+    if kinds[0] != kinds[1]:
+        return False
+    if is_one_language(sources, targets):
+        return True
+    if kinds[0] != "bpe":
+        return False
+    return all(share_of_letters(*two) >= _SAME_LETTERS for two in ((sources, targets), (targets, sources)))
+
+
+def share_of_letters(texts: Sequence[str], others: Sequence[str]) -> float:
+    """Of the letters in some texts, each as often as it is there, how many the others have too."""
+    counts = Counter("".join(some_of(texts)).lower())
+    known = set("".join(some_of(others)).lower())
+    letters = {letter: n for letter, n in counts.items() if letter.isalpha()}
+    return sum(n for letter, n in letters.items() if letter in known) / max(sum(letters.values()), 1)
+
+
+def some_of(texts: Sequence[str]) -> list[str]:
+    """At most about 2,000 of the texts, spread evenly."""
+    return [texts[i] for i in range(0, len(texts), max(1, len(texts) // 2000))]
+
+
 def is_one_language(sources: Sequence[str], targets: Sequence[str]) -> bool:
     """Whether half of the targets' words or more occur in their own source."""
-    step = max(1, len(sources) // 2000)
     inside = total = 0
-    for i in range(0, len(sources), step):
-        known = set(sources[i].lower().split())
-        words = targets[i].lower().split()
+    for source, target in zip(some_of(sources), some_of(targets), strict=True):
+        known = set(source.lower().split())
+        words = target.lower().split()
         inside, total = inside + sum(word in known for word in words), total + len(words)
     return total > 0 and inside >= _SAME_LANGUAGE * total
 
