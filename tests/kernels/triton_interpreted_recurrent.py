@@ -24,9 +24,21 @@ KINDS = {
     "lstm-zoneout": ("lstm", {"zoneout": {"h": 0.3, "c": 0.2}}),
     "lstm-zoneout-random": ("lstm", {"zoneout": {"h": 0.3, "c": 0.2}, "training": True}),
     "gru": ("gru", {}),
+    "rnn-norm": ("rnn", {"norm": True}),
+    "lstm-norm": ("lstm", {"norm": True}),
+    "lstm-norm-everything": (
+        "lstm",
+        {"norm": True, "peephole": True, "zoneout": {"h": 0.3, "c": 0.2}, "training": True},
+    ),
+    "lstm-norm-coupled": ("lstm", {"norm": True, "coupled_gates": True, "zoneout": {"c": 0.2}}),
+    "gru-norm": ("gru", {"norm": True}),
+    "gru-before": ("gru", {"reset_after": False}),
+    "gru-before-norm-zoneout": ("gru", {"reset_after": False, "norm": True, "zoneout": {"h": 0.2}}),
     "gru-zoneout": ("gru", {"zoneout": {"h": 0.3}}),
     "gru-zoneout-random": ("gru", {"zoneout": {"h": 0.3}, "training": True}),
 }
+# Cells that need all units of a row within a step.
+WHOLE_ROWS = [kind for kind in KINDS if "norm" in kind or "before" in kind]
 TOLERANCE = 2e-5
 
 
@@ -154,6 +166,12 @@ def test_step(cell, H, words):
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "-" in kind])
 def test_options(kind, words):
     check(kind, words, "solo", B=3, T=3, D=5, H=9)
+
+
+@pytest.mark.parametrize("words", ["holes resets reverse dropout-steps cells", "lengths no-bias"])
+@pytest.mark.parametrize("kind", WHOLE_ROWS)
+def test_whole_rows_step_by_step(kind, words):
+    check(kind, words, "step", B=3, T=3, D=5, H=17)
 
 
 @pytest.mark.parametrize("kind", ["lstm-coupled-peephole", "lstm-peephole", "gru-zoneout-random"])

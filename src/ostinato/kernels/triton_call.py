@@ -66,6 +66,11 @@ def slots_of(task: Task) -> int:
     return {"rnn": 1, "lstm": 4 - task.options.coupled_gates, "gru": 4}[task.cell]
 
 
+def gates_of(task: Task) -> int:
+    """Blocks of H rows in the weights."""
+    return reference.CELLS[task.cell].gates - task.options.coupled_gates
+
+
 def call_of(tasks: Sequence[Task], givens: Sequence[Arguments]) -> Call:
     """The call on the arguments of each direction."""
     first = givens[0]
@@ -119,22 +124,40 @@ def _zoneout(task: Task, leaf: str, masks: Sequence[Tensor | None]) -> tuple[int
 
 
 def input_product(call: Call) -> Tensor:
-    """(B, T, ND·G·HS): W_ih x and the biases, but for what the reset gate multiplies."""
-    weight = _concatenated([_widened(one["weight_ih"], call.H) for one in call.weights])
-    bias = None
-    if "bias_ih" in call.weights[0]:
-        bias = _concatenated([_widened(_input_bias(call.task, call.H, one), call.H) for one in call.weights])
-    return F.linear(call.x, weight, bias).contiguous()
+    """(B, T, ND·G·HS): W_ih x, normalised if asked for, and the biases, but for what the reset gate multiplies."""
+    biases = [_input_bias(call.task, call.H, one) for one in call.weights]
+    if call.task.options.norm:
+        parts = [
+            F.layer_norm(product, product.shape[-1:], one["norm_ih.weight"], bias)
+            for one, bias in zip(call.weights, biases, strict=True)
+            for product in [F.linear(call.x, one["weight_ih"])]
+        ]
+        return torch.cat([widened_columns(part, call.H) for part in parts], 2).contiguous()
+    weight = _concatenated([widened(one["weight_ih"], call.H) for one in call.weights])
+    there = [widened(bias, call.H) for bias in biases if bias is not None]
+    return F.linear(call.x, weight, _concatenated(there) if there else None).contiguous()
 
 
-def _widened(rows: Tensor, H: int) -> Tensor:
+def widened(rows: Tensor, H: int) -> Tensor:
     """H rows of each gate as HS, with zeros."""
     return _resized(rows, H, padded(H))
 
 
-def _narrowed(rows: Tensor, H: int) -> Tensor:
-    """What `_widened` was given."""
+def narrowed(rows: Tensor, H: int) -> Tensor:
+    """What `widened` was given."""
     return _resized(rows, padded(H), H)
+
+
+def widened_columns(values: Tensor, H: int) -> Tensor:
+    """H columns of each gate as HS, with zeros."""
+    if H == padded(H):
+        return values
+    return F.pad(values.unflatten(-1, (-1, H)), (0, padded(H) - H)).flatten(-2)
+
+
+def narrowed_columns(values: Tensor, H: int) -> Tensor:
+    """What `widened_columns` was given."""
+    return values if H == padded(H) else values.unflatten(-1, (-1, padded(H)))[..., :H].flatten(-2)
 
 
 def _resized(rows: Tensor, old: int, new: int) -> Tensor:
@@ -148,8 +171,10 @@ def _concatenated(tensors: Sequence[Tensor]) -> Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
 
 
-def _input_bias(task: Task, H: int, weights: dict[str, Tensor]) -> Tensor:
-    if task.cell != "gru":
+def _input_bias(task: Task, H: int, weights: dict[str, Tensor]) -> Tensor | None:
+    if "bias_ih" not in weights:
+        return None
+    if task.cell != "gru" or not task.options.reset_after:
         return weights["bias_ih"] + weights["bias_hh"]
     bias = weights["bias_ih"].clone()
     bias[: 2 * H] += weights["bias_hh"][: 2 * H]
@@ -157,8 +182,8 @@ def _input_bias(task: Task, H: int, weights: dict[str, Tensor]) -> Tensor:
 
 
 def candidate_bias(call: Call) -> Tensor | None:
-    """(ND, H): of the GRU, b_hh of n."""
-    if call.task.cell != "gru" or "bias_hh" not in call.weights[0]:
+    """(ND, H): of the GRU, b_hh of n, where r multiplies it."""
+    if call.task.cell != "gru" or not call.task.options.reset_after or "bias_hh" not in call.weights[0]:
         return None
     return torch.stack([one["bias_hh"][2 * call.H :] for one in call.weights])
 
@@ -168,14 +193,51 @@ def peepholes(call: Call) -> Tensor | None:
     return _stacked([one.get("peephole") for one in call.weights])
 
 
-def packed_weights(call: Call, plan: Plan, K: int) -> Tensor:
-    """(ND, n_blocks, gates·U, K): each thread block's recurrent weights, the gates of a unit side by side."""
+def packed_weights(call: Call, plan: Plan, K: int) -> Tensor | None:
+    """(ND, n_blocks, gates·U, K): each thread block's recurrent weights, the gates of a unit side by side.
+
+    Without the candidate's where the reset gate comes before it: those are `candidate_weights`. None where
+    torch multiplies.
+    """
+    if plan.is_by_rows:
+        return None
     H, n = call.H, padded_gates(call.task)
     blocks = call.x.new_zeros(len(call.tasks), plan.n_blocks * plan.U, n, K)
     for d, one in enumerate(call.weights):
-        weight = one["weight_hh"].unflatten(0, (-1, H)).transpose(0, 1)
+        weight = one["weight_hh"].unflatten(0, (-1, H)).transpose(0, 1)[:, :n]
         blocks[d, :H, : weight.shape[1], :H] = weight
     return blocks.view(len(call.tasks), plan.n_blocks, plan.rows, K)
+
+
+def candidate_weights(call: Call, plan: Plan, K: int) -> Tensor | None:
+    """(ND, U, K): the GRU's recurrent weights of n where its reset gate comes before them, of one thread block."""
+    if call.task.options.reset_after or plan.is_by_rows:
+        return None
+    H = call.H
+    found = call.x.new_zeros(len(call.tasks), plan.U, K)
+    for d, one in enumerate(call.weights):
+        found[d, :H, :H] = one["weight_hh"][2 * H :]
+    return found
+
+
+def whole_weights(call: Call) -> Tensor:
+    """(ND, G·HS, HS): the recurrent weights as torch multiplies by them."""
+    H = call.H
+    return torch.stack(
+        [F.pad(widened(one["weight_hh"], H), (0, padded(H) - H)).contiguous() for one in call.weights]
+    )
+
+
+def scales(call: Call) -> Tensor | None:
+    """(ND, G, H): of the recurrent products normalised."""
+    return _stacked([one.get("norm_hh.weight") for one in call.weights])
+
+
+def cell_norms(call: Call) -> Tensor | None:
+    """(ND, 2, H): scale and shift of the LSTM's cell state normalised."""
+    if "norm_c.weight" not in call.weights[0]:
+        return None
+    return torch.stack([torch.stack([one["norm_c.weight"], one["norm_c.bias"]]) for one in call.weights])
 
 
 def noise_strides(call: Call) -> tuple[int, int]:
@@ -207,14 +269,14 @@ def gates_again(call: Call, h_in: Tensor) -> Tensor:
         seen, a, weight = (
             seen_by_product(call, h_in, d),
             product[:, d],
-            _widened(weights["weight_hh"], call.H),
+            widened(weights["weight_hh"], call.H),
         )
         if task.cell != "gru":
             torch.addmm(a, seen, weight.t(), out=found[d])
             continue
         u = F.linear(seen, weight)
         if "bias_hh" in weights:
-            u[:, 2 * HS :] += _widened(weights["bias_hh"], call.H)[2 * HS :]
+            u[:, 2 * HS :] += widened(weights["bias_hh"], call.H)[2 * HS :]
         found[d, :, :HS] = a[:, 2 * HS :]
         torch.add(a[:, : 2 * HS], u[:, : 2 * HS], out=found[d, :, HS : 3 * HS])
         found[d, :, 3 * HS :] = u[:, 2 * HS :]
@@ -230,7 +292,7 @@ def input_gradient(call: Call, d_gates: Tensor) -> Tensor:
         if call.task.cell == "gru":
             # The slots begin with n, r, z.
             columns, weight = columns[:, : 3 * padded(call.H)], weight.roll(call.H, 0)
-        weight = _widened(weight, call.H)
+        weight = widened(weight, call.H)
         if d == 0:
             torch.mm(columns, weight, out=total)
         else:
@@ -238,24 +300,40 @@ def input_gradient(call: Call, d_gates: Tensor) -> Tensor:
     return total.view(B, T, D)
 
 
-def weight_gradients(
-    call: Call, d_gates: Tensor, h_in: Tensor, d_peephole: Tensor | None, d: int
-) -> list[Tensor]:
-    """Of direction d, in the order of its weights; float32 for what is summed rather than multiplied."""
+def weight_gradients(call: Call, d_gates: Tensor, h_in: Tensor, d: int) -> dict[str, Tensor]:
+    """Of direction d, by name; float32 for what is summed rather than multiplied."""
     H, HS, x = call.H, padded(call.H), call.x.flatten(0, 1)
-    columns = d_gates[d].flatten(0, 1)
-    seen = seen_by_product(call, h_in, d)
-    sums = _narrowed(columns.sum(0, dtype=torch.float32), H)
-    from_x = columns
-    found = {"bias_ih": sums, "bias_hh": sums}
-    if call.task.cell == "gru":
-        # The slots are n, r, z, and what r multiplies.
-        from_x, columns = columns[:, : 3 * HS], columns[:, HS:]
-        found["bias_ih"], found["bias_hh"] = sums[: 3 * H].roll(-H, 0), sums[H:]
-    found["weight_ih"] = _narrowed(from_x.t() @ x, H)
-    found["weight_hh"] = _narrowed(columns.t() @ seen, H)
-    if call.task.cell == "gru":
-        found["weight_ih"] = found["weight_ih"].roll(-H, 0)
-    if d_peephole is not None:
-        found["peephole"] = d_peephole[d].sum(0)
-    return [found[name] for name in call.weights[d]]
+    found, columns = bias_gradients(call, d_gates, d), d_gates[d].flatten(0, 1)
+    if call.task.cell != "gru":
+        found["weight_ih"] = narrowed(columns.t() @ x, H)
+        found["weight_hh"] = narrowed(columns.t() @ seen_by_product(call, h_in, d), H)
+    else:
+        # The slots are n, r, z, and what r multiplies, or has multiplied.
+        found["weight_ih"] = narrowed(columns[:, : 3 * HS].t() @ x, H).roll(-H, 0)
+        of_n = columns[:, 3 * HS :] if call.task.options.reset_after else columns[:, :HS]
+        found["weight_hh"] = recurrent_gradient(call, columns[:, HS : 3 * HS], of_n, d_gates, h_in, d)
+    return found
+
+
+def bias_gradients(call: Call, d_gates: Tensor, d: int) -> dict[str, Tensor]:
+    """Of direction d, in float32."""
+    H = call.H
+    sums = narrowed(d_gates[d].flatten(0, 1).sum(0, dtype=torch.float32), H)
+    if call.task.cell != "gru":
+        return {"bias_ih": sums, "bias_hh": sums}
+    from_x = sums[: 3 * H].roll(-H, 0)
+    return {"bias_ih": from_x, "bias_hh": sums[H:] if call.task.options.reset_after else from_x}
+
+
+def recurrent_gradient(
+    call: Call, of_rz: Tensor, of_n: Tensor, slots: Tensor, h_in: Tensor, d: int
+) -> Tensor:
+    """Of the GRU's `weight_hh`, from the gradients (B·T, ·) of the products of r and z, and of n."""
+    H, seen = call.H, seen_by_product(call, h_in, d)
+    seen_by_n = seen if call.task.options.reset_after else seen_by_candidate(call, slots, d)
+    return narrowed(torch.cat([of_rz.t() @ seen, of_n.t() @ seen_by_n]), H)
+
+
+def seen_by_candidate(call: Call, slots: Tensor, d: int) -> Tensor:
+    """(B·T, H): r h, which the candidate's product saw, from the last slot."""
+    return slots[d].flatten(0, 1)[:, 3 * padded(call.H) :][:, : call.H]

@@ -20,6 +20,8 @@ MODES = ("solo", "group", "step")
 _LARGEST_CHUNK, _SMALLEST_CHUNK = 512, 32
 # Bytes of h, and of partial sums, that pass through a thread block at a time.
 _CHUNK_BYTES, _PARTIAL_BYTES = 8 * 1024, 32 * 1024
+# Units times rows of a thread block that has whole rows, if not one row has more.
+_ROW_VALUES = 2048
 # Columns at a time where the weights do not stay on the multiprocessor.
 STREAMED = 64
 # Multiplying and adding in one instruction: said, since what Triton takes by itself changes with its version.
@@ -84,6 +86,7 @@ class Plan(NamedTuple):
         tiles_at_once: batch tiles in one launch.
         precision: of a product of float32: `tf32`, or `tf32x3`, which is nearly float32.
         is_phased: one launch a step, whatever the mode.
+        is_by_rows: a thread block has whole rows, and torch computes the products between launches.
     """
 
     mode: str
@@ -101,6 +104,7 @@ class Plan(NamedTuple):
     tiles_at_once: int
     precision: str
     is_phased: bool
+    is_by_rows: bool = False
 
     @property
     def rows(self) -> int:
@@ -152,22 +156,30 @@ def plan(
     if only is not None and only not in MODES:
         raise InputError(f"mode: unknown name {only!r}; known: {', '.join(MODES)}")
     size = dtype.itemsize * (2 if precision == "tf32x3" else 1)
-    gates = padded_gates(task)
+    gates, whole = padded_gates(task), needs_whole_rows(task)
     reasons = []
     if only in (None, "solo"):
         U = max(16, power_of_two(H))
         needed = _shared_bytes(gates * U, U, ((0, U),), 0, 16, size)
+        # The candidate's weights, which have their own product then.
+        needed += 0 if task.options.reset_after else U * U * size
         if needed <= chip.shared_bytes and U <= 256:
             reason = f"all recurrent weights fit into one thread block ({needed // _KIB} KiB)"
-            return _cut("solo", reason, B, H, gates, U, 16, ((0, U),), B, precision)
+            found = _cut("solo", reason, B, H, gates, U, 16, ((0, U),), B, precision)
+            # Moments need registers.
+            return found._replace(num_warps=(8, 8)) if task.options.norm and U >= 64 else found
         reasons.append(
             f"the recurrent weights take {needed // _KIB} KiB, a thread block has {chip.shared_bytes // _KIB}"
         )
-    if only in (None, "group"):
+    if only in (None, "group") and whole is not None:
+        reasons.append(whole)
+    elif only in (None, "group"):
         found = _group(B, H, gates, size, chip, precision, n_directions)
         if found is not None:
             return found._replace(reason="; ".join([*reasons, found.reason]))
         reasons.append("they do not fit into all thread blocks together")
+    if only in (None, "step") and whole is not None:
+        return _rows("; ".join(reasons) or "asked for", B, H, gates, chip, precision)
     if only in (None, "step"):
         U = 64 // gates if 64 // gates < H else max(16, power_of_two(H))
         reason = "; ".join(reasons) or "asked for"
@@ -175,8 +187,19 @@ def plan(
     raise InputError(f"mode={only!r} does not fit: {'; '.join(reasons)}")
 
 
+def needs_whole_rows(task: Task) -> str | None:
+    """Why a thread block must have all units of its rows; None where it need not."""
+    if task.options.norm:
+        return "layer normalisation would have the thread blocks of a group meet two or three times a step"
+    if not task.options.reset_after:
+        return "a reset gate before its product would have the thread blocks of a group meet twice a step"
+    return None
+
+
 def padded_gates(task: Task) -> int:
-    """Rows of weights for each unit: a power of two."""
+    """Rows of weights for each unit: a power of two. The candidate's are apart where r comes before them."""
+    if not task.options.reset_after:
+        return 2
     return 1 if reference.CELLS[task.cell].gates == 1 else 4
 
 
@@ -252,6 +275,17 @@ def _looking_ahead(cut: Plan, chip: Chip, size: int) -> Plan:
         if _shared_bytes(cut.rows, cut.K, cut.chunks, ahead, cut.N, size) <= chip.shared_bytes:
             return cut._replace(ahead=ahead)
     return cut
+
+
+def _rows(reason: str, B: int, H: int, gates: int, chip: Chip, precision: str) -> Plan:
+    """Launches over whole rows, as many thread blocks as can be of use."""
+    U = max(16, power_of_two(H))
+    N = min(max(1, _ROW_VALUES // U), power_of_two(tiles_of(B, 4 * chip.n_processors)))
+    num_warps = min(16, max(4, U * N // 256))
+    return Plan(
+        "step", reason, U, N, gates, 1, 16, (), (), 0, 1, (num_warps, num_warps), tiles_of(B, N), precision,
+        is_phased=True, is_by_rows=True,
+    )  # fmt: skip
 
 
 def tiles_of(B: int, N: int) -> int:

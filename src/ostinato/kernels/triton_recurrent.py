@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ostinato.kernels import triton_call, triton_launch, triton_plan
+from ostinato.kernels import triton_call, triton_launch, triton_normed, triton_plan
 from ostinato.kernels.recurrence import hidden_size, run_steps
 from ostinato.kernels.task import Arguments, Task, Upstream
 from ostinato.kernels.triton_call import call_of, slots_of
@@ -41,14 +41,10 @@ def _task_obstacle(task: Task) -> str | None:
     options = task.options
     if task.cell not in ("rnn", "lstm", "gru"):
         return f"there is no Triton kernel of the cell {task.cell!r}"
-    if options.norm:
-        return "layer normalisation needs all units of a step at once"
     if options.projection:
-        return "a projection needs all units of a step at once"
-    if not options.reset_after:
-        return "a reset gate before the recurrent product needs two products a step"
-    changed = options.peephole or options.coupled_gates or options.zoneout
-    if task.keeps == "outputs" and changed:
+        return "there is no Triton kernel of a projection"
+    changed = options.peephole or options.coupled_gates or options.zoneout or options.norm
+    if task.keeps == "outputs" and (changed or not options.reset_after):
         return "gates are recomputed for cells without options only"
     return None
 
@@ -56,7 +52,9 @@ def _task_obstacle(task: Task) -> str | None:
 def saved_shapes(
     task: Task, B: int, T: int, D: int, H: int, dtype: torch.dtype
 ) -> list[tuple[tuple[int, ...], torch.dtype]]:
-    """Shapes and dtypes of what forward saves: gates, h before each step, c before each step."""
+    """Shapes and dtypes of what forward saves: gates, h before each step, c before each step, and the moments
+    of the c after it where that is normalised.
+    """
     if task.keeps == "nothing":
         return []
     shapes: list[tuple[tuple[int, ...], torch.dtype]] = []
@@ -65,6 +63,8 @@ def saved_shapes(
     shapes.append(((B, T, padded(H)), dtype))
     if task.cell == "lstm":
         shapes.append(((B, T, padded(H)), torch.float32))
+        if task.options.norm:
+            shapes.append(((B, T, 2), torch.float32))
     return shapes
 
 
@@ -161,25 +161,40 @@ def backward_directions(
     task, call = tasks[0], call_of(tasks, givens)
     h_in, *cells = saved[1:] if task.keeps == "gates" else saved
     slots = saved[0] if task.keeps == "gates" else triton_call.gates_again(call, h_in)
-    kept = Kept(slots, h_in, cells[0] if cells else None)
+    kept = Kept(slots, h_in, *cells)
+    even = triton_normed.even_products(call, slots, h_in) if task.options.norm else None
     n_leaves = len(givens[0].state)
     final = [_side_by_side([upstream.final[k] for upstream in upstreams], 0) for k in range(n_leaves)]
     returned = triton_launch.backward(
         call, plan_of(tasks, x, call.H, only), kept,
         _side_by_side([upstream.y for upstream in upstreams], 2),
         [None if one is None else one.flatten(2) for one in final],
-        _side_by_side([upstream.cells for upstream in upstreams], 2),
+        _side_by_side([upstream.cells for upstream in upstreams], 2), even,
     )  # fmt: skip
+    of_inputs = [triton_normed.input_gradients(call, slots, d) for d in range(len(tasks)) if even is not None]
     found = []
     for d, given in enumerate(givens):
         d_weights: list[Tensor | None] = [None] * len(given.weights)
         if wants_weights:
-            sums = triton_call.weight_gradients(call, slots, h_in, returned.peephole, d)
-            d_weights = [one.to(like.dtype) for one, like in zip(sums, given.weights, strict=True)]
+            if even is not None:
+                sums = triton_normed.weight_gradients(
+                    call, slots, h_in, even, of_inputs[d], returned.cell_norm, d
+                )
+            else:
+                sums = triton_call.weight_gradients(call, slots, h_in, d)
+            if returned.peephole is not None:
+                sums["peephole"] = returned.peephole[d].sum(0)
+            d_weights = [
+                sums[name].to(like.dtype) for name, like in zip(call.weights[d], given.weights, strict=True)
+            ]
         found.append(
             (_as(returned.state, given.state, d), _as(returned.initial, given.initial, d), d_weights)
         )
-    return (triton_call.input_gradient(call, slots) if wants_x else None), found
+    if not wants_x:
+        return None, found
+    if even is not None:
+        return triton_normed.input_gradient(call, [d_product for d_product, _ in of_inputs]), found
+    return triton_call.input_gradient(call, slots), found
 
 
 def _as(values: Sequence[Tensor], leaves: Sequence[Tensor], d: int) -> list[Tensor]:
