@@ -116,6 +116,22 @@ class Preparation:
         preparation.unit = preparation._units(values)
         return preparation
 
+    def for_rows(self, values: Sequence[Floats], row_ids: Sequence[str], *, transform: str) -> Preparation:
+        """The same seasons, and the typical gains for rows that are not its own: for rows that are too short
+        to find theirs. Units are those of `values`.
+
+        Args:
+            values, row_ids: as for `fit`.
+            transform: none or log.
+        """
+        smallest = min(float(np.nanmin(row)) for row in values)
+        gains, units = self.parameters(row_ids), np.ones(len(values))
+        floor = smallest / 2 if transform == "log" else 0.0
+        made = Preparation(transform, floor, self.seasons, list(row_ids), gains, units)
+        made.smallest_scale = made._smallest_scale(values)
+        made.unit = made._units(values)
+        return made
+
     def _smallest_scale(self, values: Sequence[Floats]) -> float:
         smallest = np.inf
         for row in values:

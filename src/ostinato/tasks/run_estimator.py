@@ -47,6 +47,9 @@ class RunEstimator(Estimator):
     history_: History
     fingerprints_: same_data.Fingerprints
 
+    _first: Any = None
+    """While `fit` runs, the estimator of the run that it begins with, where that is one of its own kind."""
+
     def _fit_run(
         self,
         out: str | Path | None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time as clock
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,6 +23,7 @@ from ostinato.tasks.forecast.backtest import (
     score_model,
     steps_trained,
 )
+from ostinato.tasks.forecast.beginning import Beginning
 from ostinato.tasks.forecast.engine import Engine
 from ostinato.tasks.forecast.fitting import fit_engine
 from ostinato.tasks.forecast.rows import PreparedRows, prepare_rows, row_groups, row_id
@@ -62,6 +63,7 @@ class Forecaster(Estimator):
         members: int = _S.members,
         dropout: float = _S.dropout,
         season: int | None = _S.season,
+        init: str | Path | None = _S.init,
         context: int | None = _S.context,
         transform: str = _S.transform,
         batch_size: int = _S.batch_size,
@@ -84,6 +86,7 @@ class Forecaster(Estimator):
         self.members = members
         self.dropout = dropout
         self.season = season
+        self.init = init
         self.context = context
         self.transform = transform
         self.batch_size = batch_size
@@ -156,27 +159,22 @@ class Forecaster(Estimator):
             None
             if target is None
             else SeriesSpec(
-                target=target,
-                time=time,
-                series=series,
-                known=known,
-                observed=observed,
-                static=static,
-                frequency=frequency,
-                start=start,
-                time_format=time_format,
-                separator=separator,
-                decimal=decimal,
-                encoding=encoding,
+                target, time, series, known, observed, static, frequency=frequency, start=start,
+                time_format=time_format, separator=separator, decimal=decimal, encoding=encoding,
                 header=header,
             )
-        )
-        table = read_table(data, spec=spec, future=future)
+        )  # fmt: skip
+        begun = Beginning.read(type(self), settings)
+        if begun is None:
+            table = read_table(data, spec=spec, future=future)
+        else:
+            settings = replace(settings, **begun.decided)
+            table = begun.read_table(data, spec, future)
         table = table if settings.season is None else with_season(table, settings.season)
         table = drop_short(table, settings.minimum_length + settings.test)
         run = RunFolder.create(folder, exist_ok=resume) if folder and is_first_process() else None
         try:
-            self._fit(table, settings, folder, resume, started_s)
+            self._fit(table, settings, folder, resume, started_s, begun)
         except BaseException:  # also Ctrl-C: a folder without a checkpoint would only be in the way
             if run is not None:
                 run.abandon()
@@ -192,11 +190,14 @@ class Forecaster(Estimator):
         folder: Path | None,
         resume: bool,
         started_s: float,
+        begun: Beginning | None,
     ) -> None:
+        self.decided_ = {} if begun is None else begun.decided
         ends = [s.length - settings.test for s in table.series]
         self.engine_, self.history_ = fit_engine(
-            table, ends, settings, folder=folder, resume=resume, started_s=started_s
-        )
+            table, ends, settings, folder=folder, resume=resume, started_s=started_s,
+            first=None if begun is None else begun.engine,
+        )  # fmt: skip
         self.schema_ = TableSchema.from_json(table.schema())
         self.ends_ = {
             s.id: str(table.frequency.times(s.start, 1, offset=n - 1)[0])
@@ -210,6 +211,8 @@ class Forecaster(Estimator):
         }
         self.notes_ = [str(note) for note in table.notes] + list(self.history_.notes)
         self.notes_ += [f"frequency: {table.frequency}; season: {season} steps"]
+        if begun is not None:
+            self.notes_.append(f"begins with the network of the run in {begun.init!r}")
         left_s = (
             None if settings.max_time_s is None else settings.max_time_s - (clock.monotonic() - started_s)
         )
@@ -280,7 +283,8 @@ class Forecaster(Estimator):
             for s, start in zip(table.series, windows.trained, strict=True)
             for c, name in enumerate(table.targets)
         ]
-        name = self.cell if isinstance(self.cell, str) else self.cell.__name__
+        cell = self.decided_.get("cell", self.cell)
+        name = cell if isinstance(cell, str) else cell.__name__
         model = score_model(
             engine, table, windows, scales, row_groups(table, self.engine_.preparation, self.engine_.columns)
         )
@@ -345,11 +349,7 @@ class Forecaster(Estimator):
         from ostinato.tasks.forecast.imputation import Imputer
 
         self._require_fitted("engine_")
-        given: dict[str, Any] = {
-            "seed": self.seed,
-            "device": self.device,
-            "progress": self.progress,
-        } | options
+        given: dict[str, Any] = {"seed": self.seed, "device": self.device, "progress": self.progress}
         return Imputer(**given | options).fit_schema(data, self.schema_)
 
     # ---------------------------------------------------------------------------------------- storage

@@ -22,6 +22,7 @@ from ostinato.tasks.forecast.rows import GROUP_CELLS, Columns, PreparedRows, pre
 from ostinato.tasks.forecast.settings import ForecastSettings
 from ostinato.tasks.forecast.validation import blend, calibrate, check_origins, validation_loss, witnesses
 from ostinato.tasks.forecast.windows import WindowShape, WindowSource
+from ostinato.tasks.transfer import take
 from ostinato.training.history import History
 from ostinato.training.loop import train
 from ostinato.training.settings import TrainingSettings
@@ -67,6 +68,7 @@ def fit_engine(
     folder: Path | None,
     resume: bool,
     started_s: float,
+    first: Engine | None = None,
 ) -> tuple[Engine, History]:
     """Fit every part of a forecaster to the first `ends[i]` steps of the series of `table`.
 
@@ -77,17 +79,19 @@ def fit_engine(
         folder: for checkpoints and history; None: nothing is written.
         resume: continue from the folder's newest checkpoint.
         started_s: `time.monotonic()` when the command began; `max_time_s` counts from there.
+        first: the forecaster whose network is gone on with; `settings` are those that it has.
     """
     split = split_rows(table, ends, settings.horizon)
     columns = Columns.fit(table, ends)
-    preparation = _fit_preparation(table, split, settings)
+    columns = columns if first is None else columns.like(first.columns)
+    preparation = _fit_preparation(table, split, settings, None if first is None else first.preparation)
     shards, limits = _shards(table, split, columns, preparation, settings.horizon)
     torch.manual_seed(settings.seed)
     source, shape = _source(shards, limits, preparation, settings)
     preparing_started_s = time.monotonic()
-    first = source.shard(0)
+    rows = source.shard(0)
     preparing_s = (time.monotonic() - preparing_started_s) * len(shards)
-    model = build_network(first.x.shape[-1], preparation, columns, settings)
+    model = build_network(rows.x.shape[-1], preparation, columns, settings)
     engine = Engine(
         model,
         preparation,
@@ -97,14 +101,16 @@ def fit_engine(
         settings.paths,
         settings.seed,
     )
-    _start(model, first, limits[0], preparation, shape)
+    _start(model, rows, limits[0], preparation, shape)
+    if first is not None:
+        _take(model, first)
     checks = check_origins(source, settings)
     validation_started_s = time.monotonic()
     validation_loss(engine, checks, shape)
     spent_s = time.monotonic() - validation_started_s
     budget = None
     if settings.max_time_s is not None:
-        longest = first.x.shape[1]
+        longest = rows.x.shape[1]
         checked = min(1.0, (longest - int(checks.at.min()) + 4 * shape.context) / longest)
         checked *= len(np.unique(checks.rows)) / len(split.members)
         # What follows training: calibration, the scores (every row from its beginning), the baselines.
@@ -129,7 +135,9 @@ def fit_engine(
     return engine, history
 
 
-def _fit_preparation(table: SeriesTable, split: Split, settings: ForecastSettings) -> Preparation:
+def _fit_preparation(
+    table: SeriesTable, split: Split, settings: ForecastSettings, old: Preparation | None
+) -> Preparation:
     rows = [table.series[i].values[:n, c] for (i, c), n in zip(split.members, split.train, strict=True)]
     seasons = table.frequency.seasons
     main = table.frequency.season
@@ -137,15 +145,20 @@ def _fit_preparation(table: SeriesTable, split: Split, settings: ForecastSetting
     counts = settings.head == "negative_binomial"
     if counts:
         _check_counts(table)
-    return Preparation.fit(
+    ids = [row_id(table.series[i].id, table.targets[c]) for i, c in split.members]
+    fitted = Preparation.fit(
         rows,
-        [row_id(table.series[i].id, table.targets[c]) for i, c in split.members],
-        ordered,
+        ids,
+        ordered if old is None else old.seasons,
         settings.horizon,
         transform="none" if counts else settings.transform,
         seed=settings.seed,
         cells=_cells(settings.max_time_s),
     )
+    if old is None or fitted.seasons == old.seasons:
+        return fitted
+    # Too short to show the seasons twice, which the network has an input for each of.
+    return old.for_rows(rows, ids, transform=fitted.transform)
 
 
 def _cells(max_time_s: float | None) -> int:
@@ -258,6 +271,13 @@ def _start(
         column = column if len(column) > 20 else residual[mask]
         gaps[h] = np.diff(np.quantile(column, LEVELS)) if len(column) else 0.1
     model.start_from(torch.from_numpy(np.tile(mixture, (H, 1))).float(), torch.from_numpy(gaps).float())
+
+
+def _take(model: DirectForecaster | AutoregressiveForecaster, first: Engine) -> None:
+    """Give the network the weights of another; the mixture of simple forecasts that validation weighs it
+    against stays that of its own data."""
+    mixtures = [f"heads.{i}.{n}" for i in range(len(model.heads)) for n in ("first_mixture", "first_spread")]
+    take(model, first.model.state_dict(), own=["blend", *mixtures])
 
 
 def _training_settings(settings: ForecastSettings, budget_s: float | None, epoch: int) -> TrainingSettings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,15 @@ class Columns:
             _moments([s.observed[:n] for n, s in parts], len(table.observed)),
             _moments([s.static[None] for _, s in parts], len(table.static)),
         )
+
+    def like(self, had: Columns) -> Columns:
+        """What a network that has learned from columns `had` sees of the table that these were fitted to.
+
+        The calendar is the network's, however short the table is. Known and observed columns are scaled by
+        the table itself; static ones as the network knows them, because few series say little about how
+        series differ.
+        """
+        return replace(self, calendar=had.calendar, static=had.static)
 
     @property
     def ahead_size(self) -> int:

@@ -36,6 +36,8 @@ class ForecastSettings:
     """In the decoder."""
     season: int | None = None
     """Main season in steps; None: from the frequency, 1: none. The baselines and MASE use it too."""
+    init: str | None = None
+    """Run folder of a forecaster whose network is gone on with: same columns, time step and horizon."""
     context: int | None = None
     """Length of training windows; None: about two seasons, 64 to 336."""
     transform: str = "auto"
@@ -64,6 +66,8 @@ class ForecastSettings:
     """auto, bar, lines or quiet."""
 
     def __post_init__(self) -> None:
+        if self.init is not None:
+            object.__setattr__(self, "init", str(self.init))
         if self.head not in HEADS:
             hint = ""
             if self.head in ("quantiles", "mqrnn"):

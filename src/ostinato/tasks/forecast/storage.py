@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from ostinato.tasks.forecast.estimator import Forecaster
 
 KIND = "forecast"
-_BUILT_IN = (RNNCell, LSTMCell, GRUCell, MinGRUCell, MinLSTMCell, RGLRUCell)
+BUILT_IN = (RNNCell, LSTMCell, GRUCell, MinGRUCell, MinLSTMCell, RGLRUCell)
 
 
 def write(forecaster: Forecaster, run: RunFolder) -> None:
     """Write the fitted forecaster into `run` and commit it."""
     engine: Engine = forecaster.engine_
-    settings = forecaster.settings()
+    settings = replace(forecaster.settings(), **forecaster.decided_)
     run.write_tensors("model.safetensors", engine.model.state_dict())
     stored = {f.name: getattr(settings, f.name) for f in fields(settings)}
     if not isinstance(settings.cell, str):
@@ -55,12 +55,17 @@ def write(forecaster: Forecaster, run: RunFolder) -> None:
     run.commit(KIND)
 
 
+def read_settings(run: RunFolder) -> ForecastSettings:
+    """The parameters of a run; a cell of the user's own by its name."""
+    return from_toml(ForecastSettings, run.read_text("config.toml"), str(Path(run.path) / "config.toml"))
+
+
 def read(cls: type[Forecaster], run: RunFolder, cells: Sequence[type] = ()) -> Forecaster:
     """The forecaster that `write` stored."""
     stored = run.read_json("preparation/series.json")
-    settings = from_toml(ForecastSettings, run.read_text("config.toml"), str(Path(run.path) / "config.toml"))
+    settings = read_settings(run)
     parameters: dict[str, Any] = {f.name: getattr(settings, f.name) for f in fields(settings)}
-    parameters["cell"] = cell_by_name(settings.cell, (*_BUILT_IN, *cells), CELLS, run)
+    parameters["cell"] = cell_by_name(settings.cell, (*BUILT_IN, *cells), CELLS, run)
     forecaster = cls(**parameters)
     columns = Columns.from_json(stored["columns"])
     preparation = Preparation.from_json(run.read_json("preparation/recurrence.json"))
@@ -82,6 +87,7 @@ def read(cls: type[Forecaster], run: RunFolder, cells: Sequence[type] = ()) -> F
         settings.paths,
         settings.seed,
     )
+    forecaster.decided_ = {}
     forecaster.schema_ = TableSchema.from_json(stored["schema"])
     forecaster.ends_ = dict(stored["trained_until"])
     forecaster.scales_ = {k: float("nan") if v is None else v for k, v in stored["mase_scales"].items()}

@@ -14,11 +14,12 @@ from torch import nn
 from ostinato.data.batching import padded
 from ostinato.data.examples import Examples
 from ostinato.data.scaling import Scaling
-from ostinato.errors import DataError, SizeError
+from ostinato.errors import DataError, InputError, SizeError
 from ostinato.models.array_classifier import ArrayClassifier
 from ostinato.models.wide import WideAndDeep
 from ostinato.tasks.labels.inputs import how_many
 from ostinato.tasks.labels.summaries import PARTS, SummaryFeatures
+from ostinato.tasks.transfer import Moved
 from ostinato.types import Batch
 
 # Steps that a recurrent network reads well and quickly; longer sequences are read several steps at once.
@@ -50,6 +51,7 @@ class ArrayInputs:
     folds: ClassVar[bool] = True
     linear_over: ClassVar[str] = "summary statistics"
     optimizer: ClassVar[Mapping[str, Any]] = {"optimizer": "adamw"}
+    head: ClassVar[str] = "head"
 
     width: int
     stride: int
@@ -57,10 +59,10 @@ class ArrayInputs:
     summaries: SummaryFeatures | None
 
     @classmethod
-    def choose(cls, data: Examples, settings: Any) -> dict[str, Any]:
+    def choose(cls, data: Examples, settings: Any, old: Self | None = None) -> dict[str, Any]:
         """Parameters by the amount of data and, where it is limited, of time."""
         lengths = np.array([len(one) for one in data.inputs])
-        stride = _stride(lengths, np.shape(data.inputs[0])[-1])
+        stride = _stride(lengths, np.shape(data.inputs[0])[-1]) if old is None else old.stride
         steps = float((lengths / stride).sum())
         N = len(data)
         batch_size = int(np.clip(2 ** round(np.log2(max(N, 1) / 8)), 8, 64))
@@ -79,14 +81,19 @@ class ArrayInputs:
         }
 
     @classmethod
-    def fit(cls, learned: Examples, settings: Any, names: Sequence[str]) -> Self:
+    def fit(cls, learned: Examples, settings: Any, names: Sequence[str], old: Self | None = None) -> Self:
         """From the training part.
 
         Raises:
-            SizeError: arrays of different widths.
+            SizeError: arrays of different widths; InputError: arrays of another width than those of `old`.
             DataError: values that are not finite, or too large to have a variance.
         """
         width = np.shape(learned.inputs[0])[-1]
+        if old is not None and width != old.width:
+            raise InputError(
+                f"init: the run reads arrays of {old.width} columns, found {width} in {learned.source}; give "
+                "the same columns in the same order, or train without that run"
+            )
         lengths = np.empty(len(learned), np.int64)
         for i, one in enumerate(learned.inputs):
             _check(one, width, learned.places[i], learned.source)
@@ -101,6 +108,8 @@ class ArrayInputs:
         summaries = SummaryFeatures() if width <= WIDEST_SUMMARIES else None
         if summaries is not None:
             summaries.fit(learned.inputs)
+        if old is not None:
+            return cls(width, old.stride, old.scaling, summaries)
         return cls(width, _stride(lengths, width), Scaling.fit(flat), summaries)
 
     def encode(self, inputs: Sequence[Any]) -> EncodedArrays:
@@ -136,6 +145,10 @@ class ArrayInputs:
         if self.summaries is None:
             return network
         return WideAndDeep(network, PARTS * self.width, output_size)
+
+    def moved(self, old: Self) -> dict[str, Moved]:
+        """Nothing: the columns are the same."""
+        return {}
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

@@ -19,12 +19,13 @@ from ostinato.layers.arguments import check_sizes
 from ostinato.layers.options import check_choice
 from ostinato.models.encoder import CELLS
 from ostinato.tasks.labels.baselines import Regression, cross_predicted
+from ostinato.tasks.labels.beginning import require_same_values, take_members
 from ostinato.tasks.labels.calibration import Calibration
-from ostinato.tasks.labels.classifier_answers import answer_columns
+from ostinato.tasks.labels.classifier_answers import answer_columns, sklearn_tags, typed
 from ostinato.tasks.labels.ensemble import Ensemble, held_out_probabilities
 from ostinato.tasks.labels.estimator import LabelEstimator
 from ostinato.tasks.labels.inputs import Inputs, Labelled
-from ostinato.tasks.labels.kinds import inputs_class, kind_of, optimizer_of
+from ostinato.tasks.labels.kinds import form_of, form_of_kind, inputs_class, kind_of, optimizer_of
 from ostinato.tasks.labels.linear_part import blend_linear, fit_linear
 from ostinato.tasks.labels.reading import label_type
 from ostinato.tasks.labels.scores import (
@@ -35,6 +36,7 @@ from ostinato.tasks.labels.scores import (
     unknown_classes,
 )
 from ostinato.tasks.labels.splitting import Encoded, Held, Rows, fold_out
+from ostinato.tasks.transfer import Moved, places
 
 MAJORITY = "majority"
 # Of few examples a tenth says little about which weights are best.
@@ -77,8 +79,8 @@ class Classifier(LabelEstimator):
     """What texts are split into: word, char or bpe."""
     vectors: str | Path | None = None
     """File of word vectors in the usual text format, where the words of texts begin."""
-    init: str | Path | None = None
-    """Run folder of a language model that texts are read by; it is fine-tuned."""
+
+    _decided: ClassVar[tuple[str, ...]] = ("cell", "hidden_size", "num_layers", "unit")
 
     # ------------------------------------------------------------------------------------------- fit
 
@@ -159,7 +161,7 @@ class Classifier(LabelEstimator):
             raise InputError(
                 f"{name}: no classes in {examples.source or 'the data'}; name their column with label="
             )
-        kind_of(examples, self)
+        form_of(examples, self)
         return examples
 
     def _learn_answers(self, data: Examples, valid: Examples | None) -> None:
@@ -173,7 +175,10 @@ class Classifier(LabelEstimator):
         names = sorted(counts, key=int) if self._label_type_ == "int" else sorted(counts)
         self._names_ = names
         self.shares_ = np.array([counts[name] for name in names]) / len(labels)
-        self.kind_ = kind_of(data, self)
+        first = self._first
+        self.kind_ = kind_of(data, self, first and first.kind_)
+        if first is not None:
+            require_same_values(first.reading_, self.reading_, self.init)
         for name in ("unit", "vectors"):
             if getattr(self, name) is not None and self.kind_ in ("arrays", "letters"):
                 raise InputError(
@@ -190,17 +195,11 @@ class Classifier(LabelEstimator):
     @property
     def classes_(self) -> NDArray[Any]:
         """(K,) the classes, sorted."""
-        return self._typed(self._require_fitted("_names_"))
-
-    def _typed(self, names: Sequence[str]) -> NDArray[Any]:
-        if self._label_type_ == "int":
-            return np.array([int(name) for name in names], np.int64)
-        if self._label_type_ == "bool":
-            return np.array([name == "True" for name in names], np.bool_)
-        return np.array(names)
+        return typed(self._require_fitted("_names_"), self._label_type_)
 
     def _choose(self, data: Examples) -> dict[str, Any]:
-        chosen = inputs_class(self.kind_).choose(data, self.settings_)
+        old = self._first and self._first.preparation_
+        chosen = inputs_class(self.kind_).choose(data, self.settings_, old)
         if len(data) < 4 * FEW_FOLDS:
             chosen["members"] = min(chosen["members"], 2)
         if self.held_out is not None:
@@ -221,7 +220,9 @@ class Classifier(LabelEstimator):
         return fold_out(len(data), s.members, count, s.seed, self._strata(data))
 
     def _fit_preparation(self, learned: Examples) -> None:
-        self.preparation_: Inputs = inputs_class(self.kind_).fit(learned, self.settings_, self._names_)
+        old = self._first and self._first.preparation_
+        kind = inputs_class(self.kind_)
+        self.preparation_: Inputs = kind.fit(learned, self.settings_, self._names_, old)
 
     def _fit_baselines(self, learned: Examples, folds: Rows | None, left_s: float | None) -> None:
         s = self.settings_
@@ -249,6 +250,13 @@ class Classifier(LabelEstimator):
         assert s.members is not None
         K = len(self._names_)
         return Ensemble([self.preparation_.build(K, s) for _ in range(s.members)])
+
+    def _take(self, first: Self) -> str:
+        moved, head = self.preparation_.moved(first.preparation_), self.preparation_.head
+        rows = places(self._names_, first._names_)
+        moved |= {f"{head}.{name}": Moved(rows) for name in ("weight", "bias")}
+        take_members(self._ensemble, first._ensemble, moved)
+        return f"{sum(row >= 0 for row in rows)} of {len(rows)} classes are known to its output layer"
 
     def _begin(self, inputs: Encoded, checks: Encoded, left_s: float | None) -> None:
         assert isinstance(inputs, Labelled)
@@ -354,20 +362,13 @@ class Classifier(LabelEstimator):
         return scores["accuracy"]
 
     def _require_kind(self, examples: Examples) -> None:
-        if kind_of(examples, self) != self.kind_:
+        if form_of(examples, self) != form_of_kind(self.kind_):
             raise InputError(
                 f"the data hold {examples.kind}, the training data held {self.kind_}; pass the same inputs"
             )
 
     def __sklearn_tags__(self) -> Any:
-        from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags
-
-        return Tags(
-            estimator_type="classifier",
-            target_tags=TargetTags(required=True),
-            input_tags=InputTags(two_d_array=True, three_d_array=True, string=True),
-            classifier_tags=ClassifierTags(),
-        )
+        return sklearn_tags()
 
     # ---------------------------------------------------------------------------------------- storage
 

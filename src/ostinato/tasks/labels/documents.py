@@ -34,7 +34,7 @@ class DocumentInputs(TextInputs):
     _network: ClassVar[Callable[..., nn.Module]] = HierarchicalClassifier
 
     @classmethod
-    def choose(cls, data: Examples, settings: Any) -> dict[str, Any]:
+    def choose(cls, data: Examples, settings: Any, old: Self | None = None) -> dict[str, Any]:
         """Parameters by the amount of data and, where it is limited, of time."""
         N = len(data)
         epochs = int(np.clip(round(10 * (3000 / max(N, 1)) ** 0.5), 3, 30))
@@ -54,14 +54,14 @@ class DocumentInputs(TextInputs):
         }
 
     @classmethod
-    def fit(cls, learned: Examples, settings: Any, names: Sequence[str]) -> Self:
+    def fit(cls, learned: Examples, settings: Any, names: Sequence[str], old: Self | None = None) -> Self:
         """Count the words and n-grams of the training part.
 
         Raises:
             InputError: no document has a word; DataError: a file of word vectors that cannot be used.
         """
         few = len(learned) < RARE_TEXTS
-        tokens = fit_tokens(learned.inputs, learned, settings)
+        tokens = fit_tokens(learned.inputs, learned, settings, None if old is None else old.tokens)
         return cls(tokens, fit_ngrams(learned.inputs, len(names), min_documents=1 if few else 2))
 
     def encode(self, inputs: Sequence[str]) -> EncodedTexts:

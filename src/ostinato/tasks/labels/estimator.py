@@ -20,11 +20,13 @@ from ostinato.errors import InputError
 from ostinato.layers.arguments import check_sizes
 from ostinato.models.encoder import check_cell
 from ostinato.tasks import same_data
+from ostinato.tasks.labels.beginning import read_first
 from ostinato.tasks.labels.fingerprint import fingerprint
 from ostinato.tasks.labels.fitting import Training, training_settings
 from ostinato.tasks.labels.reading import read_examples, reading_of
 from ostinato.tasks.labels.splitting import Encoded, Held, Rows, hold_out
 from ostinato.tasks.run_estimator import RunEstimator
+from ostinato.tasks.transfer import decided
 from ostinato.training.history import History
 from ostinato.training.randomness import kept_randomness
 from ostinato.training.run_folder import RunFolder
@@ -55,6 +57,8 @@ class LabelEstimator(RunEstimator):
     """Kinds of examples that the estimator learns from."""
     _others: ClassVar[str] = ""
     """Where other kinds belong."""
+    _decided: ClassVar[tuple[str, ...]]
+    """Parameters that the run in `init` decides."""
 
     cell: Any = None
     """rnn, lstm, gru, mingru, minlstm, rglru, or a `Cell` class built by (input_size, hidden_size)."""
@@ -76,6 +80,9 @@ class LabelEstimator(RunEstimator):
     """The highest rate of the schedule."""
     weight_decay: float | None = None
     """On matrices only."""
+    init: str | Path | None = None
+    """Run folder to begin with: of a language model that texts and sentences are read by, or of an estimator
+    of the same kind, whose weights and preparation are gone on with. Everything is trained on."""
     held_out: float | None = None
     """Share of the training data to validate on where no `valid` is given; None: a tenth, of many sentences
     about 500."""
@@ -118,7 +125,11 @@ class LabelEstimator(RunEstimator):
 
         def learn(parts: dict[str, Examples], folder: Path | None) -> None:
             self.reading_ = reading_of(parts["data"], reading)
-            self._learn(settings, parts, folder, resume, started_s)
+            self._first = read_first(settings)
+            try:
+                self._learn(settings, parts, folder, resume, started_s)
+            finally:
+                self._first = None
 
         return self._fit_run(out, resume, read, learn)
 
@@ -156,6 +167,11 @@ class LabelEstimator(RunEstimator):
             self.notes_ += [note for note in part.notes if note not in self.notes_]
         self._learn_answers(data, valid)
         self.settings_ = replace(settings)
+        first: Self | None = self._first
+        if first is not None:
+            assert settings.init is not None
+            run = decided(settings, type(self)(), first.settings_, self._decided, settings.init)
+            self.settings_ = replace(settings, **run)
         for name, value in self._choose(data).items():
             if getattr(self.settings_, name) is None:
                 setattr(self.settings_, name, value)
@@ -170,12 +186,22 @@ class LabelEstimator(RunEstimator):
         with kept_randomness(torch.device("cpu")):
             torch.manual_seed(settings.seed)
             self.network_: nn.Module = self._build()
+        if first is not None:
+            self._take_from(first)
         self._begin(inputs, checks, self._left_s(started_s))
         n_tests = len(parts["test"]) if "test" in parts else 0
         self.history_ = self._train(inputs, checks, n_tests, folder, resume, started_s)
         self.notes_ += self.history_.notes
         self._finish(checks)
         self.metrics_ = self._final_scores(checked, checks, parts.get("test"))
+
+    def _take_from(self, first: Self) -> None:
+        self.notes_.append(f"begins with the run in {str(self.settings_.init)!r}: {self._take(first)}")
+        if first.fingerprints_.get("data") == self.fingerprints_.get("data"):
+            self.notes_.append(
+                "that run learned from the same data: it may have learned from what is held out here, and "
+                "scores on that may be too good"
+            )
 
     def _train(
         self,
@@ -311,6 +337,10 @@ class LabelEstimator(RunEstimator):
     @abstractmethod
     def _build(self) -> nn.Module:
         """The untrained network, from `settings_`, `preparation_` and the answers."""
+
+    @abstractmethod
+    def _take(self, first: Self) -> str:
+        """Give `network_` the weights of that of another; returns what of the answers is taken."""
 
     def _begin(self, inputs: Encoded, checks: Encoded, left_s: float | None) -> None:
         """What of `network_` is fitted before training, in a part of the time that is left."""

@@ -13,6 +13,7 @@ from torch import nn
 
 from ostinato.data.examples import Examples
 from ostinato.tasks.labels.splitting import Encoded, Rows
+from ostinato.tasks.transfer import Moved
 from ostinato.types import Batch
 
 
@@ -22,21 +23,27 @@ class Inputs(Protocol):
     `folds` says whether each member of an ensemble may be trained without other examples; `linear_over` what
     the linear model beside the network reads, where there is one. What `encode` gives then has rows `linear`
     with `batch(rows)`, and `penalties` to try on them. `optimizer` holds fields of `TrainingSettings`, with
-    `learning_rate_factors` by the names of one member's parameters.
+    `learning_rate_factors` by the names of one member's parameters. `head` is the name of the layer of the
+    network that says the classes. Where a run begins with another, `old` is the preparation of that one.
     """
 
     folds: ClassVar[bool]
     linear_over: ClassVar[str]
     optimizer: ClassVar[Mapping[str, Any]]
+    head: ClassVar[str]
 
     @classmethod
-    def choose(cls, data: Examples, settings: Any) -> dict[str, Any]:
+    def choose(cls, data: Examples, settings: Any, old: Self | None = None) -> dict[str, Any]:
         """By name, values of parameters that suit the data."""
         ...
 
     @classmethod
-    def fit(cls, learned: Examples, settings: Any, names: Sequence[str]) -> Self:
+    def fit(cls, learned: Examples, settings: Any, names: Sequence[str], old: Self | None = None) -> Self:
         """From what is learned from; `names` are the classes."""
+        ...
+
+    def moved(self, old: Self) -> dict[str, Moved]:
+        """Which rows of the network's tables are which of one over `old`, which this one was fitted from."""
         ...
 
     def encode(self, inputs: Sequence[Any]) -> Encoded:

@@ -25,8 +25,8 @@ def inputs_class(kind: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def kind_of(examples: Examples, settings: Any) -> str:
-    """The kind of input that examples are under a classifier's parameters `tree`, `hierarchy` and `init`.
+def form_of(examples: Examples, settings: Any) -> str:
+    """What examples are under a classifier's parameters `tree` and `hierarchy`: text, documents, ….
 
     Raises:
         InputError: parameters that do not fit the examples.
@@ -38,12 +38,44 @@ def kind_of(examples: Examples, settings: Any) -> str:
         raise InputError(f"tree={settings.tree}: expected {expected}, found {examples.kind}")
     if settings.hierarchy and examples.kind != "text":
         raise InputError(f"hierarchy=True reads documents, found {examples.kind}; leave it out")
-    if settings.init is not None:
-        if settings.hierarchy or examples.kind != "text":
+    return "documents" if settings.hierarchy else examples.kind
+
+
+def form_of_kind(kind: str) -> str:
+    """What the examples of a kind of input are."""
+    return "text" if kind == "pretrained" else kind
+
+
+def kind_of(examples: Examples, settings: Any, first: str | None) -> str:
+    """The kind of input that examples are for a classifier that begins with `init`.
+
+    Args:
+        examples: to learn from.
+        settings: of the classifier.
+        first: the kind that the classifier in `init` reads; None where a language model is there.
+
+    Raises:
+        InputError: examples that what is in `init` does not read.
+    """
+    form, init = form_of(examples, settings), str(settings.init)
+    if settings.init is None:
+        return form
+    if first is None:
+        if form != "text":
             found = "hierarchy=True" if settings.hierarchy else examples.kind
             raise InputError(f"init: a language model reads texts, found {found}; leave it out")
         return "pretrained"
-    return "documents" if settings.hierarchy else examples.kind
+    had = form_of_kind(first)
+    if had != form:
+        cures = {
+            ("documents", "text"): "pass hierarchy=True (--hierarchy)",
+            ("text", "documents"): "leave hierarchy out",
+        }
+        cure = cures.get((had, form), f"give {had}")
+        raise InputError(
+            f"init={init!r}: the run there reads {had}, found {form}; {cure}, or train without that run"
+        )
+    return first
 
 
 def optimizer_of(kind: str, members: int) -> dict[str, Any]:

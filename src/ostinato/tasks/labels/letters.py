@@ -21,6 +21,7 @@ from ostinato.tasks.labels.inputs import how_many
 from ostinato.tasks.labels.linear_rows import encode_ngrams, fit_ngrams
 from ostinato.tasks.labels.scores import NAMED
 from ostinato.tasks.labels.texts import RARE_TEXTS, EncodedTexts
+from ostinato.tasks.transfer import MEAN, Moved, places
 from ostinato.types import Batch
 
 MOST_PLACES = 1024
@@ -45,6 +46,7 @@ class LetterInputs:
     folds: ClassVar[bool] = True
     linear_over: ClassVar[str] = "runs of letters"
     optimizer: ClassVar[Mapping[str, Any]] = {"optimizer": "adamw"}
+    head: ClassVar[str] = "body.head"
 
     alphabet: str
     places: int
@@ -52,11 +54,11 @@ class LetterInputs:
     ngrams: NgramFeatures
 
     @classmethod
-    def choose(cls, data: Examples, settings: Any) -> dict[str, Any]:
+    def choose(cls, data: Examples, settings: Any, old: Self | None = None) -> dict[str, Any]:
         """Parameters by the amount of data and, where it is limited, of time."""
         N = len(data)
         lengths = np.array([len(one) for one in data.inputs])
-        steps = float((lengths / _stride(lengths)).sum())
+        steps = float((lengths / (_stride(lengths) if old is None else old.stride)).sum())
         epochs = int(np.clip(12 * 3000 / max(N, 1), 8, 40))
         passes = how_many(steps * epochs, settings.max_time_s, speed_hz=SPEED_HZ, usual_s=USUAL_S)
         return {
@@ -72,7 +74,7 @@ class LetterInputs:
         }
 
     @classmethod
-    def fit(cls, learned: Examples, settings: Any, names: Sequence[str]) -> Self:
+    def fit(cls, learned: Examples, settings: Any, names: Sequence[str], old: Self | None = None) -> Self:
         """Count the letters of the training part.
 
         Raises:
@@ -94,6 +96,8 @@ class LetterInputs:
             place=(1, 4) if places else None,
             min_documents=1 if len(learned) < RARE_TEXTS else 3,
         )
+        if old is not None:
+            return cls("".join(sorted({*counts, *old.alphabet})), old.places, old.stride, ngrams)
         return cls("".join(sorted(counts)), places, _stride(np.array(lengths)), ngrams)
 
     def encode(self, inputs: Sequence[str]) -> EncodedTexts:
@@ -124,6 +128,10 @@ class LetterInputs:
             dropout=settings.dropout,
         )
         return WideAndDeep(network, max(len(self.ngrams), 1), output_size)
+
+    def moved(self, old: Self) -> dict[str, Moved]:
+        """The letters' vectors; a new one begins as the mean of all, which the unknown letter is."""
+        return {"embedding": Moved(places(self.alphabet, old.alphabet, MEAN))}
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

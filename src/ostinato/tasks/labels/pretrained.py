@@ -28,7 +28,7 @@ from ostinato.tasks.labels.texts import (
     shortened,
     text_batch_size,
 )
-from ostinato.tasks.transfer import LanguageSource
+from ostinato.tasks.transfer import LanguageSource, Moved
 from ostinato.types import Batch
 
 SPEED_HZ = 6_000.0
@@ -52,21 +52,22 @@ class PretrainedInputs:
         "optimizer": "adamw",
         "learning_rate_factors": {"network.language.embedding": 0.1, "network.language.layers": 0.3},
     }
+    head: ClassVar[str] = "head.4"
 
     source: LanguageSource
     ngrams: NgramFeatures
     thaw_steps: int = 0
 
     @classmethod
-    def choose(cls, data: Examples, settings: Any) -> dict[str, Any]:
+    def choose(cls, data: Examples, settings: Any, old: Self | None = None) -> dict[str, Any]:
         """Parameters by the amount of data and of time; sizes are those of the run.
 
         Raises:
             InputError: a parameter that the run has decided.
         """
-        source = LanguageSource.read(settings.init)
+        source = LanguageSource.read(settings.init) if old is None else old.source
         for name in _OF_THE_RUN:
-            if getattr(settings, name) is not None:
+            if old is None and getattr(settings, name) is not None:
                 raise InputError(
                     f"{name}={getattr(settings, name)!r}: the language model of init decides it; leave it out"
                 )
@@ -90,9 +91,9 @@ class PretrainedInputs:
         }
 
     @classmethod
-    def fit(cls, learned: Examples, settings: Any, names: Sequence[str]) -> Self:
+    def fit(cls, learned: Examples, settings: Any, names: Sequence[str], old: Self | None = None) -> Self:
         """Read the run, count the n-grams of the training part."""
-        source = LanguageSource.read(settings.init)
+        source = LanguageSource.read(settings.init) if old is None else old.source
         few = len(learned) < RARE_TEXTS
         ngrams = fit_ngrams(learned.inputs, len(names), min_documents=1 if few else 2)
         steps = math.ceil(len(learned) / settings.batch_size)
@@ -127,6 +128,10 @@ class PretrainedInputs:
             language, output_size, dropout=settings.dropout, thaw_steps=self.thaw_steps
         )
         return WideAndDeep(network, max(len(self.ngrams), 1), output_size)
+
+    def moved(self, old: Self) -> dict[str, Moved]:
+        """Nothing: the units are those of the language model."""
+        return {}
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

@@ -15,7 +15,7 @@ from torch import nn
 from ostinato.data.examples import Examples
 from ostinato.errors import InputError
 from ostinato.layers.options import check_choice
-from ostinato.models.tagger import OUTPUTS, JointTagger, TaggerNetwork
+from ostinato.models.tagger import OUTPUTS, TaggerNetwork
 from ostinato.tasks.labels.calibration import Calibration, fit_named
 from ostinato.tasks.labels.estimator import LabelEstimator
 from ostinato.tasks.labels.reading import read_examples
@@ -29,18 +29,20 @@ from ostinato.tasks.labels.tagger_inputs import (
     TaggedTokens,
     choose_columns,
     cut_long,
+    same_columns,
     tagged,
     with_known_columns,
 )
 from ostinato.tasks.labels.tagger_language import (
     RATES,
+    LanguageTokens,
     fit_preparation,
-    language_network,
+    moved_tokens,
     token_preparation,
 )
+from ostinato.tasks.labels.tagger_network import build_network, take_tagger
 from ostinato.tasks.labels.tagger_scores import exact_match, label_scores, tag_scores
 from ostinato.tasks.labels.tagger_writing import Annotation, annotate, reading_for
-from ostinato.tasks.labels.texts import prepare_tokens
 
 BLOCK = 4096  # sentences whose numbers and answers are in memory at once
 FEW = 50  # sentences; of fewer, long ones are cut before some are held out
@@ -80,8 +82,8 @@ class Tagger(LabelEstimator):
     """A file of word vectors: a word and its numbers on a line."""
     word_size: int | None = None
     """Width of the embedding of a word."""
-    init: str | None = None
-    """Run folder of a language model whose outputs stand beside each word; it is fine-tuned."""
+
+    _decided: ClassVar[tuple[str, ...]] = ("cell", "hidden_size", "num_layers", "word_size")
 
     def fit(  # noqa: PLR0913 - how a file is written, one argument each
         self,
@@ -218,12 +220,16 @@ class Tagger(LabelEstimator):
         first = next((one for one in sentences if len(one)), None)
         if first is None:
             raise InputError(f"{learned.source or 'the data'}: every sentence is empty; give some with words")
-        self.columns_ = choose_columns(
-            self.features, list(first.columns), {**learned.reading, **self.reading_}
-        )
+        reading, begun = {**learned.reading, **self.reading_}, self._first
+        self.columns_ = choose_columns(self.features, list(first.columns), reading)
+        if begun is not None:
+            self.columns_ = same_columns(
+                self.features, self.columns_, begun.columns_, first.columns, self.init
+            )
         # Further files need to have no other columns.
         self.reading_["columns"] = [int(name) if name.isdigit() else name for name in self.columns_]
-        self.preparation_ = fit_preparation(sentences, self.columns_, self.vectors, self.init)
+        old = begun and begun.preparation_
+        self.preparation_ = fit_preparation(sentences, self.columns_, self.vectors, self.init, old)
 
     def _encode(self, examples: Examples, folds: Rows | None = None) -> TaggedTokens:
         encoded = TaggedTokens(examples, self.preparation_)
@@ -234,28 +240,15 @@ class Tagger(LabelEstimator):
         return encoded
 
     def _build(self) -> nn.Module:
-        s = self.settings_
-        options: dict[str, Any] = {
-            "scheme": self.answers_.spelling.learned if s.decoder == "crf" else "none",
-            "output": s.decoder,
-            "tokens": {"word_size": s.word_size},
-            "cell": s.cell,
-            "hidden_size": s.hidden_size,
-            "num_layers": s.num_layers,
-            "dropout": s.dropout,
-            "language": language_network(self.preparation_),
-        }
-        sizes = self.preparation_.sizes
-        network = (
-            JointTagger(sizes, self.answers_.learned, len(self.answers_.labels), **options)
-            if self.answers_.labels
-            else TaggerNetwork(sizes, self.answers_.learned, **options)
-        )
-        prepare_tokens(network.tokens, self.preparation_)
-        return network
+        return build_network(self.settings_, self.answers_, self.preparation_)
+
+    def _take(self, first: Self) -> str:
+        moved = moved_tokens(self.preparation_, first.preparation_)
+        return take_tagger(self.network_, first.network_, moved, self.answers_, first.answers_)
 
     def _optimizer(self) -> dict[str, Any]:
-        return {**super()._optimizer(), **({} if self.init is None else {"learning_rate_factors": RATES})}
+        reads_language = isinstance(self.preparation_, LanguageTokens)
+        return super()._optimizer() | ({"learning_rate_factors": RATES} if reads_language else {})
 
     def _validate(self, checks: Encoded) -> dict[str, float]:
         checks = tagged(checks)

@@ -78,6 +78,36 @@ def choose_columns(features: Any, columns: Sequence[str], reading: Mapping[str, 
     return names
 
 
+def same_columns(
+    features: Any, chosen: list[str], had: list[str], columns: Collection[str], init: Any
+) -> list[str]:
+    """Names of the further columns that the network sees, where the run in `init` sees those that it `had`.
+
+    Args:
+        features: what was asked for, as for `choose_columns`; `auto` leaves it to the run.
+        chosen: what `choose_columns` took it for.
+        had: those of the run.
+        columns: what the sentences have.
+        init: the run.
+
+    Raises:
+        InputError: others are asked for, or a column that the run sees is missing.
+    """
+    if features != "auto" and chosen != had:
+        raise InputError(
+            f"features={features!r}: the run in init={str(init)!r} sees {', '.join(had) or 'none'}; leave it "
+            "out, or train without that run"
+        )
+    missing = [name for name in had if name not in columns]
+    if missing:
+        known = ", ".join(columns) or "none"
+        raise InputError(
+            f"features: the run in init={str(init)!r} sees the column {missing[0]!r}; further columns of the "
+            f"sentences: {known}; give those, or train without that run"
+        )
+    return had
+
+
 def with_known_columns(
     examples: Examples, preparation: TokenPreparation | LanguageTokens, tags: Collection[str]
 ) -> Examples:

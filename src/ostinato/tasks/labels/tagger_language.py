@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -16,7 +17,8 @@ from ostinato.data.ragged import RaggedRows
 from ostinato.data.token_encoding import TokenPreparation
 from ostinato.data.word_vectors import WordVectors
 from ostinato.models.language import LanguageNetwork
-from ostinato.tasks.transfer import LanguageSource
+from ostinato.tasks.labels.beginning import extended, token_rows
+from ostinato.tasks.transfer import LanguageSource, Moved
 from ostinato.types import Batch
 
 DROPOUT = 0.2
@@ -129,7 +131,11 @@ class EncodedWithUnits:
 
 
 def fit_preparation(
-    sentences: Sequence[Sentence], columns: Sequence[str], vectors: str | None, init: str | None
+    sentences: Sequence[Sentence],
+    columns: Sequence[str],
+    vectors: str | Path | None,
+    init: str | Path | None,
+    old: TokenPreparation | LanguageTokens | None = None,
 ) -> TokenPreparation | LanguageTokens:
     """The preparation of a tagger's tokens.
 
@@ -138,10 +144,26 @@ def fit_preparation(
         columns: further ones to learn from.
         vectors: a file of word vectors.
         init: the run of a language model to read them by too.
+        old: of the tagger in `init` instead: what it reads, and further words and values of columns.
     """
+    if isinstance(old, LanguageTokens):
+        return replace(old, tokens=extended(old.tokens, sentences))
+    if old is not None:
+        return extended(old, sentences)
     given = None if vectors is None else WordVectors(vectors)
     tokens = TokenPreparation.fit(sentences, columns=columns, vectors=given)
     return tokens if init is None else LanguageTokens(tokens, LanguageSource.read(init))
+
+
+def moved_tokens(
+    new: TokenPreparation | LanguageTokens, old: TokenPreparation | LanguageTokens
+) -> dict[str, Moved]:
+    """Where the rows of a tagger's tables of tokens come from; `new` was fitted from `old`."""
+    return token_rows(_own_tokens(new), _own_tokens(old))
+
+
+def _own_tokens(preparation: TokenPreparation | LanguageTokens) -> TokenPreparation:
+    return preparation.tokens if isinstance(preparation, LanguageTokens) else preparation
 
 
 def language_network(preparation: TokenPreparation | LanguageTokens) -> LanguageNetwork | None:

@@ -16,8 +16,10 @@ from ostinato.data.token_encoding import TokenPreparation
 from ostinato.data.word_vectors import WordVectors
 from ostinato.models.text_classifier import TextClassifier
 from ostinato.models.wide import PENALTIES, WideAndDeep
+from ostinato.tasks.labels.beginning import extended, token_rows
 from ostinato.tasks.labels.inputs import how_many
 from ostinato.tasks.labels.linear_rows import LazyNgrams, encode_ngrams, fit_ngrams
+from ostinato.tasks.transfer import Moved
 from ostinato.types import Batch
 
 # Of a longer text the network reads the first and the last half of so many characters.
@@ -40,6 +42,7 @@ class TextInputs:
     folds: ClassVar[bool] = True
     linear_over: ClassVar[str] = "n-grams"
     optimizer: ClassVar[Mapping[str, Any]] = {"optimizer": "adamw"}
+    head: ClassVar[str] = "head"
 
     _network: ClassVar[Callable[..., nn.Module]] = TextClassifier
 
@@ -47,7 +50,7 @@ class TextInputs:
     ngrams: NgramFeatures
 
     @classmethod
-    def choose(cls, data: Examples, settings: Any) -> dict[str, Any]:
+    def choose(cls, data: Examples, settings: Any, old: Self | None = None) -> dict[str, Any]:
         """Parameters by the amount of data and, where it is limited, of time."""
         N = len(data)
         epochs = int(np.clip(round(12 * (5000 / max(N, 1)) ** 0.5), 3, 30))
@@ -67,13 +70,15 @@ class TextInputs:
         }
 
     @classmethod
-    def fit(cls, learned: Examples, settings: Any, names: Sequence[str]) -> Self:
+    def fit(cls, learned: Examples, settings: Any, names: Sequence[str], old: Self | None = None) -> Self:
         """Count the words and n-grams of the training part.
 
         Raises:
             InputError: no text has a word; DataError: a file of word vectors that cannot be used.
         """
-        tokens = fit_tokens(map(shortened, learned.inputs), learned, settings)
+        tokens = fit_tokens(
+            map(shortened, learned.inputs), learned, settings, None if old is None else old.tokens
+        )
         few = len(learned) < RARE_TEXTS
         return cls(tokens, fit_ngrams(learned.inputs, len(names), min_documents=1 if few else 2))
 
@@ -107,6 +112,10 @@ class TextInputs:
         )
         prepare_tokens(network.tokens, self.tokens)
         return WideAndDeep(network, max(len(self.ngrams), 1), output_size)
+
+    def moved(self, old: Self) -> dict[str, Moved]:
+        """Tables of the tokens."""
+        return token_rows(self.tokens, old.tokens)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -147,13 +156,22 @@ class EncodedTexts:
         return batch
 
 
-def fit_tokens(items: Iterable[Any], learned: Examples, settings: Any, **options: Any) -> TokenPreparation:
-    """The preparation of tokens that the parameters `unit` and `vectors` of a classifier ask for."""
-    few = len(learned) < RARE_TEXTS
+def fit_tokens(
+    items: Iterable[Any],
+    learned: Examples,
+    settings: Any,
+    old: TokenPreparation | None = None,
+    **options: Any,
+) -> TokenPreparation:
+    """The preparation of tokens that the parameters `unit` and `vectors` of a classifier ask for, or an
+    extension of `old`."""
+    minimum_count = 1 if len(learned) < RARE_TEXTS else 2
+    if old is not None:
+        return extended(old, items, minimum_count=minimum_count)
     return TokenPreparation.fit(
         list(items) if settings.unit == "bpe" else items,
         unit=settings.unit,
-        minimum_count=1 if few else 2,
+        minimum_count=minimum_count,
         vectors=None if settings.vectors is None else WordVectors(settings.vectors),
         **options,
     )

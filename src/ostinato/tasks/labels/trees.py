@@ -12,8 +12,10 @@ from torch import nn
 from ostinato.data.examples import Examples
 from ostinato.data.forests import EncodedForests, TreePreparation
 from ostinato.models.tree_classifier import TreeClassifier
+from ostinato.tasks.labels.beginning import token_rows
 from ostinato.tasks.labels.inputs import how_many
 from ostinato.tasks.labels.texts import fit_tokens, prepare_tokens
+from ostinato.tasks.transfer import Moved
 
 SPEED_HZ = 11_000.0
 USUAL_S = 600.0
@@ -30,11 +32,12 @@ class TreeInputs:
     optimizer: ClassVar[Mapping[str, Any]] = {
         "optimizer": "adagrad", "learning_rate_factors": {"tokens": 2.0},
     }  # fmt: skip
+    head: ClassVar[str] = "head"
 
     trees: TreePreparation
 
     @classmethod
-    def choose(cls, data: Examples, settings: Any) -> dict[str, Any]:
+    def choose(cls, data: Examples, settings: Any, old: Self | None = None) -> dict[str, Any]:
         """Parameters by the amount of data and, where it is limited, of time."""
         N = len(data)
         epochs = int(np.clip(round(6 * (8000 / max(N, 1)) ** 0.5), 4, 40))
@@ -55,9 +58,16 @@ class TreeInputs:
         }
 
     @classmethod
-    def fit(cls, learned: Examples, settings: Any, names: Sequence[str]) -> Self:
+    def fit(cls, learned: Examples, settings: Any, names: Sequence[str], old: Self | None = None) -> Self:
         """Count the words of the training part."""
-        tokens = fit_tokens(learned.inputs, learned, settings, characters=False, shapes=False)
+        tokens = fit_tokens(
+            learned.inputs,
+            learned,
+            settings,
+            None if old is None else old.trees.tokens,
+            characters=False,
+            shapes=False,
+        )
         return cls(TreePreparation(tokens, names, 2 if settings.cell == "nary" else None))
 
     def encode(self, inputs: Sequence[Any]) -> EncodedForests:
@@ -77,6 +87,10 @@ class TreeInputs:
         )
         prepare_tokens(network.tokens, self.trees.tokens)
         return network
+
+    def moved(self, old: Self) -> dict[str, Moved]:
+        """Tables of the leaves."""
+        return token_rows(self.trees.tokens, old.trees.tokens)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ostinato.data.byte_pairs import FEWEST_PAIRS
 from ostinato.data.corpus import DOCUMENTS
 from ostinato.data.corpus_units import SPLITTINGS, UNITS
 from ostinato.errors import InputError
 from ostinato.layers.arguments import check_sizes
+from ostinato.layers.dropout import check_probability
 from ostinato.layers.options import check_choice
+from ostinato.models.decoding_draws import is_number
 from ostinato.models.encoder import check_cell
 from ostinato.training.settings import AVERAGING, TrainingSettings
 
@@ -33,14 +36,18 @@ def check_parameters(settings: LanguageModel) -> None:
     check_choice("LanguageModel", "documents", settings.documents, DOCUMENTS)
     check_choice("LanguageModel", "averaging", settings.averaging, AVERAGING)
     for name in _PROBABILITIES:
-        value = getattr(settings, name)
-        if value is not None and not 0 <= value < 1:
-            raise InputError(f"{name} is {value!r}, expected a number from 0 to below 1")
+        if getattr(settings, name) is not None:
+            check_probability(name, getattr(settings, name))
     for name in ("activation", "slowness"):
-        if not 0 <= getattr(settings, name) < float("inf"):
+        if not (is_number(getattr(settings, name)) and getattr(settings, name) >= 0):
             raise InputError(f"{name} is {getattr(settings, name)!r}, expected a number of at least 0")
-    if not 0 < settings.held_out < 1:
+    if not (is_number(settings.held_out) and 0 < settings.held_out < 1):
         raise InputError(f"held_out is {settings.held_out!r}, expected a fraction between 0 and 1")
+    if settings.unit == "bpe" and (settings.vocabulary_size or FEWEST_PAIRS) < FEWEST_PAIRS:
+        raise InputError(
+            f"vocabulary_size={settings.vocabulary_size}: of byte pairs (unit='bpe') at least {FEWEST_PAIRS} "
+            "are needed, one for each byte; give more, or leave it out"
+        )
     if settings.splitting is not None and settings.unit not in (None, "word"):
         raise InputError(f"splitting={settings.splitting!r} is about words, and unit is {settings.unit!r}")
     if settings.cell is not None:

@@ -155,7 +155,7 @@ class LanguageModel(RunEstimator):
             texts = {
                 name: open_texts(part, encoding=encoding, name=name)
                 for name, part in (("data", data), ("valid", valid), ("test", test))
-                if part is not None
+                if part is not None or name == "data"
             }
             return texts, {name: fingerprint(part) for name, part in texts.items()}
 
@@ -320,7 +320,7 @@ class LanguageModel(RunEstimator):
             InputError: an argument out of its range.
         """
         self._require_fitted("network_")
-        generation.check_length(length)
+        generation.check_request(prompt, length, stop)
         self.network_.to(find_device(self.device))
         prompt = prompt.replace("\r\n", "\n")
         ids = self.units_.encode(prompt).astype(np.int64).tolist()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ostinato.data.corpus_units import CorpusUnits
+from ostinato.data.corpus_units import CorpusUnits, TextDecoder
 from ostinato.errors import InputError
 from ostinato.kernels import streaming
 from ostinato.kernels.streaming import NativeStream
@@ -95,11 +95,15 @@ def generated(
     """Pieces of text as they come; see `LanguageModel.stream`."""
     step, state = stepper(network, read_prompt(network, ids))
     device = next(network.parameters()).device
-    decoder = units.decoder(at_line_start=at_line_start)
+    # Made here, so that wrong arguments are refused before the first piece is asked for.
     tokens = decoding.stream(
         step, state, torch.tensor([ids[-1]], device=device), end=None, max_length=length, seed=seed,
         temperature=temperature, top_k=top_k, top_p=top_p,
     )  # fmt: skip
+    return _decoded(tokens, units.decoder(at_line_start=at_line_start))
+
+
+def _decoded(tokens: Iterator[int], decoder: TextDecoder) -> Iterator[str]:
     for token in tokens:
         yield decoder.push(token)
     yield decoder.finish()
@@ -123,7 +127,11 @@ def until(pieces: Iterator[str], stop: str | None) -> Iterator[str]:
     yield held
 
 
-def check_length(length: int) -> None:
-    """Raise InputError where there is nothing to generate."""
+def check_request(prompt: object, length: object, stop: object) -> None:
+    """Raise InputError for what is no text, and where there is nothing to generate."""
+    if not isinstance(prompt, str):
+        raise InputError(f'prompt={prompt!r}: expected a text; "" is the beginning of a document')
+    if stop is not None and not isinstance(stop, str):
+        raise InputError(f"stop={stop!r}: expected a text, or None")
     if isinstance(length, (bool, float)) or not isinstance(length, (int, np.integer)) or length < 1:
         raise InputError(f"length={length!r}: expected a whole number of at least 1")

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from ostinato.data.byte_pairs import FEWEST_PAIRS
 from ostinato.data.pair_units import check_unit
 from ostinato.errors import InputError
 from ostinato.layers.arguments import check_sizes
 from ostinato.layers.dropout import check_probability
+from ostinato.models.decoding import Rules
+from ostinato.models.decoding_draws import is_number
 from ostinato.models.encoder import check_cell
 from ostinato.models.seq2seq_options import read_options
 from ostinato.training.settings import TrainingSettings
@@ -37,19 +40,17 @@ def checked_parameters(estimator: E) -> E:
     for name in ("dropout", "word_dropout", "label_smoothing"):
         if getattr(s, name) is not None:
             check_probability(name, getattr(s, name))
-    if s.held_out is not None and not 0 < s.held_out < 1:
+    if s.held_out is not None and not (is_number(s.held_out) and 0 < s.held_out < 1):
         raise InputError(f"held_out is {s.held_out!r}, expected a fraction between 0 and 1")
-    if s.length_penalty < 0:
-        raise InputError(f"length_penalty is {s.length_penalty!r}, expected 0 or more")
-    if s.no_repeat_ngram is not None and s.no_repeat_ngram < 0:
-        raise InputError(f"no_repeat_ngram is {s.no_repeat_ngram!r}, expected 0 or more")
-    for unit in (s.unit or "auto").split(","):
-        if unit.strip() != "auto":
-            check_unit(unit.strip())
+    if not (is_number(s.length_penalty) and s.length_penalty >= 0):
+        raise InputError(f"length_penalty is {s.length_penalty!r}, expected a number of 0 or more")
+    if s.no_repeat_ngram is not None:
+        Rules(no_repeat_ngram=s.no_repeat_ngram)
+    _check_units(s.unit, s.vocabulary_size)
     if s.cell is not None:
         check_cell(s.cell, s.hidden_size or 8, s.num_layers or 1)
     options = {
-        "attention": s.attention or "general",
+        "attention": s.attention,
         "feeding": s.feeding,
         "copying": bool(s.copying if s.copying is not None else s.defaults["copying"]),
         "coverage": s.coverage,
@@ -59,3 +60,19 @@ def checked_parameters(estimator: E) -> E:
     budgets = {name: value for name in _OF_TRAINING if (value := getattr(s, name)) is not None}
     TrainingSettings(**budgets, patience_validations=s.patience)
     return s
+
+
+def _check_units(unit: object, vocabulary_size: int | None) -> None:
+    if unit is None:
+        return
+    if not isinstance(unit, str):
+        raise InputError(f"unit={unit!r}: expected a text, such as word or char,symbol")
+    kinds = [part.strip() for part in unit.split(",")]
+    for kind in kinds:
+        if kind != "auto":
+            check_unit(kind)
+    if "bpe" in kinds and (vocabulary_size or FEWEST_PAIRS) < FEWEST_PAIRS:
+        raise InputError(
+            f"vocabulary_size={vocabulary_size}: of byte pairs (unit={unit!r}) at least {FEWEST_PAIRS} are "
+            "needed, one for each byte; give more, or leave it out"
+        )

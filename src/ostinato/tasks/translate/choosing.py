@@ -195,7 +195,6 @@ def chosen_parameters(
     hidden = settings.hidden_size or sizes["hidden_size"]
     return {
         "cell": "lstm",
-        "attention": "general",
         **sizes,
         "dropout": 0.2 if kinds[1] in SHORT else 0.3,
         "epochs": usual_epochs(pairs, units, hidden, settings.max_time_s),

@@ -73,7 +73,7 @@ class Translator(RunEstimator):
     """Width of embeddings, and of what the output layer reads."""
     num_layers: int | None = None
     """Recurrent layers of the encoder, and of the decoder."""
-    attention: str | None = None
+    attention: str = "general"
     """additive, dot, general, local or none."""
     feeding: str = "none"
     """What the decoder sees beside its last unit: none, output or context (slower; see `Seq2SeqOptions`)."""
@@ -307,8 +307,8 @@ class Translator(RunEstimator):
     ) -> list[Answer]:
         s = self.settings_
         search = Search(self.beam if beam is None else beam, self.length_penalty, s.no_repeat_ngram or 0)
-        if search.beam < 1:
-            raise InputError(f"beam is {search.beam}, expected at least 1")
+        if isinstance(search.beam, bool) or not isinstance(search.beam, int) or search.beam < 1:
+            raise InputError(f"beam is {search.beam!r}, expected a whole number of at least 1")
         return answer(
             self.network_.eval(), self.preparation_, sources, search, self.limits_, cuts=self.cuts,
             attends=attends,
