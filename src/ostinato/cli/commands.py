@@ -122,6 +122,9 @@ def train_forecast(  # noqa: PLR0913 - one parameter per option is Typer's way
     head: Annotated[
         str | None, model_option("quantile, gaussian, student_t or negative_binomial.", "NAME")
     ] = None,
+    init: Annotated[
+        Path | None, model_option("Run of a forecaster of like columns and time step to begin with.", "RUN")
+    ] = None,
     test: Annotated[int | None, training_option("Hold out the last N points of every series.", "N")] = None,
     epochs: Epochs = None,
     steps: Annotated[int | None, training_option("Optimizer steps.", "N")] = None,
@@ -148,9 +151,9 @@ def train_forecast(  # noqa: PLR0913 - one parameter per option is Typer's way
         "observed": observed or None, "static": static or None, "frequency": freq, "start": start,
         "time_format": time_format, "separator": separator, "decimal": decimal, "encoding": encoding,
         "header": False if no_header else None, "season": season, "cell": cell, "hidden_size": hidden,
-        "num_layers": layers, "head": head, "test": test, "epochs": epochs, "steps": steps,
-        "max_time_s": max_time, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
-        "device": device,
+        "num_layers": layers, "head": head, "init": init and str(init), "test": test, "epochs": epochs,
+        "steps": steps, "max_time_s": max_time, "batch_size": batch_size, "learning_rate": learning_rate,
+        "seed": seed, "device": device,
     }  # fmt: skip
     train_and_print(
         estimators.train_forecast, data, out, options, config, overrides, json=json, quiet=quiet,

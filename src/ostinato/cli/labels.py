@@ -118,7 +118,8 @@ def train_classify(  # noqa: PLR0913 - one parameter per option is Typer's way
     layers: Layers = None,
     vectors: Vectors = None,
     init: Annotated[
-        Path | None, model_option("Run of a language model to begin with (of texts).", "RUN")
+        Path | None,
+        model_option("Run to begin with: of a classifier, or for texts of a language model.", "RUN"),
     ] = None,
     valid: Valid = None,
     test: Test = None,
@@ -171,7 +172,10 @@ def train_tag(  # noqa: PLR0913 - one parameter per option is Typer's way
     label: Annotated[
         str | None, file_option("The column of tags; the last, or upos, otherwise.", "N|upos|xpos")
     ] = None,
-    init: Annotated[Path | None, model_option("Run of a language model to read words by too.", "RUN")] = None,
+    init: Annotated[
+        Path | None,
+        model_option("Run to begin with: of a tagger, or of a language model to read words by too.", "RUN"),
+    ] = None,
     features: Annotated[
         str | None, model_option("Further columns to learn from; those between otherwise.", "auto|none|N,…")
     ] = None,
