@@ -104,6 +104,21 @@ def test_pairs_and_tables_are_learned_from(call, trained, tmp_path):
     assert "lstm" in json.loads(text)["model"]
 
 
+def test_no_attention_is_no_attention(call, trained, tmp_path):
+    for option in (("--attention", "none"), ("--set", "attention=none")):
+        run = tmp_path / option[0]
+        code, _, errors = call("train", "translate", trained / "p.tsv", *SMALL, *option, "--out", run)
+        assert code == 0, errors
+        said = ("predict", run, trained / "a", "--attention", "--out", tmp_path / "said.txt")
+        code, _, errors = call(*said)
+        assert code == 2
+        assert "this network has none (attention='none')" in errors
+    asked = ("--copy", "--attention", "none", "--out", tmp_path / "run")
+    code, _, errors = call("train", "translate", trained / "p.tsv", *SMALL, *asked)
+    assert code == 2
+    assert "copying=True needs an attention" in errors
+
+
 def test_mistakes_are_told_with_their_place(call, trained, tmp_path):
     (tmp_path / "short").write_text("a\nb\n")
     out = ("--out", tmp_path / "run")

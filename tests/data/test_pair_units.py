@@ -1,6 +1,7 @@
 """Texts are cut into units and put together again; the kind is chosen by what the texts look like."""
 
 import json
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from ostinato.data.byte_pairs import BytePairs
 from ostinato.data.pair_units import BLANK, PairUnits, choose_unit, fit_units
-from ostinato.errors import InputError, RunFolderError
+from ostinato.errors import InputError, MissingExtraError, RunFolderError
 
 TEXTS = [
     "A man, smiling (again).",
@@ -73,3 +74,9 @@ def test_storage_gives_the_same_units():
         PairUnits.from_json({"kind": "bpe", "pairs": None})
     with pytest.raises(InputError, match="word, char, bpe, symbol"):
         fit_units("words", TEXTS, 300)
+
+
+def test_byte_pairs_without_their_library_say_what_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'ostinato\[text\]'"):
+        fit_units("bpe", TEXTS, 300)

@@ -9,7 +9,8 @@ from typing import Any
 
 from ostinato.errors import InputError, MissingExtraError, RunFolderError
 
-_BYTES = 256
+FEWEST_PAIRS = 256
+"""Units at least: one for each byte."""
 
 
 class BytePairs:
@@ -33,8 +34,10 @@ class BytePairs:
             InputError: a size below 256.
             MissingExtraError: the library `tokenizers` is not installed.
         """
-        if size < _BYTES:
-            raise InputError(f"BytePairs: size={size}, expected at least {_BYTES}, one unit for each byte")
+        if size < FEWEST_PAIRS:
+            raise InputError(
+                f"BytePairs: size={size}, expected at least {FEWEST_PAIRS}, one unit for each byte"
+            )
         library = _library()
         tokenizer = library.Tokenizer(library.models.BPE())
         tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -95,7 +98,7 @@ def _byte_of() -> dict[str, int]:
     Bytes that Latin-1 shows stand for themselves, the others in their order for the signs from U+0100 on.
     """
     shown = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    hidden = [byte for byte in range(_BYTES) if byte not in shown]
+    hidden = [byte for byte in range(FEWEST_PAIRS) if byte not in shown]
     return {chr(byte): byte for byte in shown} | {chr(0x100 + i): byte for i, byte in enumerate(hidden)}
 
 
@@ -111,5 +114,5 @@ def _library() -> Any:
         import tokenizers.pre_tokenizers
         import tokenizers.trainers
     except ImportError:
-        raise MissingExtraError("splitting texts into byte pairs", "tokenizers", "labels") from None
+        raise MissingExtraError("splitting texts into byte pairs", "tokenizers", "text") from None
     return tokenizers

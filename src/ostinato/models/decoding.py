@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -145,6 +146,9 @@ def stream(
     return _one_by_one(_walk(scorer, state, start, draw, uniforms), end)
 
 
+_SEEDS = 1 << 63
+
+
 class _Tokens(NamedTuple):
     """One step: the sequences that it was for (None: all of them), and for each of these its token."""
 
@@ -225,7 +229,9 @@ def _seeds(where: str, seed: int | Tensor, B: int) -> Tensor:
             )
         seeds = seed.view(B, -1)
     else:
-        seeds = seed + torch.arange(B).unsqueeze(1)
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed <= _SEEDS - B:
+            raise InputError(f"{where}: seed must be 0 or more, a whole number below 2**63, found {seed!r}")
+        seeds = int(seed) + torch.arange(B).unsqueeze(1)
     if bool((seeds < 0).any()):
         raise InputError(f"{where}: seed must be 0 or more, found {int(seeds.min())}")
     return seeds

@@ -119,8 +119,8 @@ def beam_search(
     Cost: one `step` per token over at most K hypotheses of every row that is not done. Beside the states
     16·K bytes per row and token, and 4·K·S where the step gives attention.
     """
-    if beam < 1:
-        raise InputError(f"beam_search: beam must be 1 or more, found {beam}")
+    if isinstance(beam, bool) or not isinstance(beam, int) or beam < 1:
+        raise InputError(f"beam_search: beam must be 1 or more, a whole number, found {beam!r}")
     if not 1 <= n_best <= beam:
         raise InputError(f"beam_search: n_best must be from 1 to beam ({beam}), found {n_best}")
     scorer = Scorer("beam_search", step, rules, start, end=end, max_length=max_length)

@@ -19,6 +19,12 @@ _ROUNDING = 1e-4
 _LEAST_TEMPERATURE = 1e-6
 
 
+def is_number(value: object) -> bool:
+    """Whether it is a finite real number, of Python's or numpy's."""
+    is_real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    return is_real and bool(np.isfinite(value))  # type: ignore[call-overload]
+
+
 class Uniforms:
     """One random number in [0, 1) for each sequence and step, a function of (seed, step) and nothing else.
 
@@ -72,16 +78,20 @@ class Draw:
     """
 
     def __init__(self, where: str, temperature: float, top_k: int | None, top_p: float | None):
-        if temperature != 0 and not _LEAST_TEMPERATURE <= temperature < float("inf"):
+        is_usual = is_number(temperature) and _LEAST_TEMPERATURE <= temperature < float("inf")
+        if not is_usual and temperature != 0:
             raise InputError(
                 f"{where}: temperature must be 0, which takes the best token, or at least "
-                f"{_LEAST_TEMPERATURE:g}, found {temperature}"
+                f"{_LEAST_TEMPERATURE:g}, found {temperature!r}"
             )
-        if top_k is not None and top_k < 1:
-            raise InputError(f"{where}: top_k must be 1 or more, found {top_k}; None draws among all tokens")
-        if top_p is not None and not 0 < top_p <= 1:
-            raise InputError(f"{where}: top_p must be above 0 and at most 1, found {top_p}")
-        self.temperature, self._top_k = temperature, top_k
+        if top_k is not None and not (is_number(top_k) and top_k == int(top_k) >= 1):
+            raise InputError(
+                f"{where}: top_k must be 1 or more, a whole number, found {top_k!r}; None draws among all "
+                "tokens"
+            )
+        if top_p is not None and not (is_number(top_p) and 0 < top_p <= 1):
+            raise InputError(f"{where}: top_p must be above 0 and at most 1, found {top_p!r}")
+        self.temperature, self._top_k = temperature, None if top_k is None else int(top_k)
         self._top_p = None if top_p == 1 else top_p
 
     @property

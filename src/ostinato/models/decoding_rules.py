@@ -65,8 +65,9 @@ class Rules:
     fusion: Fusion | None = None
 
     def __post_init__(self) -> None:
-        if self.no_repeat_ngram < 0:
-            raise InputError(f"Rules: no_repeat_ngram must be 0 or more, found {self.no_repeat_ngram}")
+        n = self.no_repeat_ngram
+        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+            raise InputError(f"Rules: no_repeat_ngram must be 0 or more, a whole number, found {n!r}")
         if any(token < 0 for token in self.forbidden):
             raise InputError(f"Rules: forbidden must have tokens of the vocabulary, found {self.forbidden}")
 

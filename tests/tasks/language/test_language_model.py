@@ -134,12 +134,16 @@ def test_unknown_characters_of_a_prompt_are_read_as_unknown_and_counted(fitted):
     ("options", "message"),
     [
         ({"length": 0}, "length=0"), ({"temperature": -1}, "temperature"), ({"top_k": 0}, "top_k"),
-        ({"top_p": 1.5}, "top_p"), ({"seed": -1}, "seed"),
+        ({"top_p": 1.5}, "top_p"), ({"seed": -1}, "seed"), ({"seed": 10**20}, "seed"),
+        ({"temperature": "hot"}, "temperature"), ({"top_k": 2.5}, "top_k"), ({"stop": ["."]}, "stop"),
+        ({"prompt": None}, "prompt=None: expected a text"),
     ],
 )  # fmt: skip
-def test_wrong_options_of_generating_are_refused(fitted, options, message):
+def test_wrong_options_of_generating_are_refused_before_a_word_is_said(fitted, options, message):
     with pytest.raises(InputError, match=message):
-        fitted.generate("a", **options)
+        fitted.generate(**{"prompt": "a", **options})
+    with pytest.raises(InputError, match=message):
+        fitted.stream(**{"prompt": "a", **options})
 
 
 def test_a_run_says_the_same_when_it_is_loaded(fitted, tmp_path):
@@ -227,7 +231,9 @@ def test_other_cells_learn_too(cell):
         ({"held_out": 0}, "held_out"), ({"documents": "page"}, "documents"),
         ({"averaging": "x"}, "averaging"),
         ({"splitting": "blanks", "unit": "char"}, "splitting"), ({"cell": "transformer"}, "cell"),
-        ({"slowness": -1.0}, "slowness"), ({"epochs": 0}, "epochs"),
+        ({"slowness": -1.0}, "slowness"), ({"epochs": 0}, "epochs"), ({"dropout": "a"}, "dropout"),
+        ({"activation": "a"}, "activation"), ({"held_out": "a"}, "held_out"),
+        ({"unit": "bpe", "vocabulary_size": 100}, "vocabulary_size=100: .* at least 256"),
     ],
 )  # fmt: skip
 def test_wrong_parameters_are_refused_before_any_file_is_read(options, message):

@@ -86,8 +86,9 @@ def test_attention_and_beams_are_given_on_request(fitted):
     (one,) = translator.translate(["der rote Mann läuft."], attention=True, beam=2)
     (piece,) = one.pieces
     assert piece.weights.shape == (len(piece.target), len(piece.source))
-    with pytest.raises(InputError, match="beam is 0"):
-        translator.predict(["x"], beam=0)
+    for beam in (0, 2.5, "3", True):
+        with pytest.raises(InputError, match=r"beam is .* expected a whole number"):
+            translator.predict(["x"], beam=beam)
     long = "der rote Mann läuft. " * 60
     (one,) = translator.translate([long])
     assert len(one.pieces) > 1
@@ -208,7 +209,7 @@ def test_options_reach_the_network_and_its_folder(options, tmp_path):
         with pytest.raises(InputError, match="this network has none"):
             t.translate(["der"], attention=True)
     for name, value in options.items():
-        assert getattr(t.settings_, name) == value
+        assert getattr(t.settings_, name) == getattr(ot.load(tmp_path / "run"), name) == value
 
 
 def test_a_run_can_start_another(fitted, tmp_path):
@@ -262,7 +263,10 @@ def test_data_that_cannot_be_learned_from_are_refused(tmp_path):
         ({"hidden_size": 7}, "even"), ({"dropout": 1.5}, "dropout"), ({"held_out": 0}, "held_out"),
         ({"epochs": 0}, "epochs"), ({"beam": 0}, "beam"), ({"length_penalty": -1}, "length_penalty"),
         ({"attention": "none", "copying": True}, "needs an attention"),
-        ({"no_repeat_ngram": -1}, "no_repeat_ngram"),
+        ({"no_repeat_ngram": -1}, "no_repeat_ngram"), ({"no_repeat_ngram": 2.5}, "no_repeat_ngram"),
+        ({"length_penalty": float("nan")}, "length_penalty"), ({"length_penalty": "x"}, "length_penalty"),
+        ({"held_out": "x"}, "held_out"), ({"unit": 5}, "unit=5"), ({"unit": ""}, "word, char, bpe, symbol"),
+        ({"unit": "char,bpe", "vocabulary_size": 99}, "vocabulary_size=99: .* at least 256"),
         ({"unit": "char,word", "copying": True}, "same units"),
     ],
 )  # fmt: skip
