@@ -112,3 +112,22 @@ def test_a_line_of_a_hundred_thousand_words_is_a_line():
     units = CorpusUnits.fit([text], "word", splitting="blanks")
     corpus = encode_corpus(open_texts(io.StringIO(text)), units)
     assert len(corpus) == 100_001
+
+
+def test_only_a_line_feed_ends_a_document_and_blank_lines_are_counted_but_not_told():
+    text = "anna\u2028b\ncarl\x0bd\n\n \t\nemil"
+    units = CorpusUnits.fit([text], "char")
+    corpus = encode_corpus(open_texts(io.StringIO(text)), units, documents="line")
+    assert units.decode(corpus.ids) == "anna\u2028b\ncarl\x0bd\nemil"
+    assert corpus.starts.tolist() == [0, 7, 14]
+    assert (corpus.characters, corpus.blank_lines) == (18, 2)
+    words = CorpusUnits.fit([text], "word", splitting="blanks", minimum_count=1)
+    corpus = encode_corpus(open_texts(io.StringIO("carl\n  ")), words, documents="line")
+    assert words.decode(corpus.ids) == "carl\n"
+    assert corpus.blank_lines == 1
+
+
+def test_a_text_in_place_of_a_path_is_told():
+    for text in ("to be,\nor not", "to be, or not to be " * 300):
+        with pytest.raises(InputError, match=r"found a text of .* wrap a text in memory as io.StringIO"):
+            open_texts(text)

@@ -98,3 +98,31 @@ def test_wrong_names_and_damage_are_refused():
         CorpusUnits.fit(["a"], "word", splitting="commas")
     with pytest.raises(RunFolderError, match="damaged"):
         CorpusUnits.from_json({"unit": "char"})
+    stored = CorpusUnits.fit(["a"], "char").to_json()
+    with pytest.raises(RunFolderError, match="unit is 'page'"):
+        CorpusUnits.from_json({**stored, "unit": "page"})
+
+
+def test_nothing_is_unknown_to_byte_pairs_and_the_end_of_a_line_is_always_a_unit():
+    text = "one line without an end, one line"
+    for given in ({"unit": "bpe", "size": 300, "again": [text]}, {"unit": "word", "splitting": "blanks"}):
+        units = CorpusUnits.fit([text], **given)
+        assert units.text_of(units.start) == "\n"
+        assert units.counts.tolist()[1:] == sorted(units.counts.tolist()[1:], reverse=True)
+    pairs = CorpusUnits.fit([text], "bpe", size=300, again=[text])
+    strange = "שלום ☃\n日本"
+    assert pairs.encode(strange).min() > 0
+    assert pairs.decode(pairs.encode(strange)) == strange
+    assert CorpusUnits.fit([text], "bpe", size=300, again=[text], minimum_count=2).encode("☃")[-1] == 0
+
+
+def test_byte_pairs_may_be_those_of_before():
+    before = CorpusUnits.fit(["low lower lowest " * 9], "bpe", size=270, again=["low lower lowest " * 9])
+    units = CorpusUnits.fit(["other words\n"], "bpe", pairs=before.pairs)
+    assert units.pairs is before.pairs
+    assert set(units.vocabulary.entries) == set(before.vocabulary.entries)
+
+
+def test_units_that_are_all_too_rare_are_refused():
+    with pytest.raises(InputError, match="minimum_count=9: no unit of the text occurs so often"):
+        CorpusUnits.fit(["abc\n"], "char", minimum_count=9)

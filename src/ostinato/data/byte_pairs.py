@@ -54,6 +54,11 @@ class BytePairs:
         """Units that can occur."""
         return int(self._tokenizer.get_vocab_size())
 
+    def units(self) -> list[str]:
+        """All of them, in the order in which they were learned, the bytes first."""
+        numbers: dict[str, int] = self._tokenizer.get_vocab()
+        return sorted(numbers, key=lambda unit: numbers[unit])
+
     def split(self, text: str) -> list[str]:
         """The units of a text; `Ġ` stands for the blank before a word."""
         units: list[str] = self._tokenizer.encode(_encodable(text)).tokens

@@ -25,6 +25,7 @@ LARGE_BYTES = 1 << 26
 BUDGET_BYTES = 1 << 28
 """Ids that need more memory go to a file in a temporary folder, which is mapped."""
 DOCUMENTS = ("file", "line")
+_LONGEST_NAME = 4096  # characters of a path
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,11 @@ def open_texts(data: Any, *, encoding: str | None = None, name: str = "data") ->
 
 
 def _open_text(one: Any, encoding: str | None, name: str) -> TextPart:
+    if isinstance(one, str) and (END in one or len(one) > _LONGEST_NAME):
+        raise InputError(
+            f"{name}: expected the path of a file, found a text of {len(one):,} characters; wrap a text in "
+            "memory as io.StringIO(text)"
+        )
     if isinstance(one, (str, os.PathLike)):
         file = TextFile(Path(one), encoding=encoding, large_bytes=LARGE_BYTES)
         part = TextPart(str(one), file.data, file.first, len(file.data), file=file)
@@ -158,6 +164,7 @@ class Corpus:
         characters: of the text, line feeds included.
         unknown: how many of the ids are the unknown unit.
         source: for messages.
+        blank_lines: left out, where each line is a document.
     """
 
     ids: NDArray[Any]
@@ -166,6 +173,7 @@ class Corpus:
     characters: int
     unknown: int
     source: str
+    blank_lines: int = 0
 
     def __len__(self) -> int:
         """N."""
@@ -205,7 +213,7 @@ def encode_corpus(
     Args:
         parts: the texts.
         units: of the training text.
-        documents: `file`: each text is a document; `line`: each line that is not empty.
+        documents: `file`: each text is a document; `line`: each line that is not blank.
         folder: where a temporary folder for large arrays may be made; None: the system's.
         budget_bytes: beyond it the ids go there.
 
@@ -217,21 +225,25 @@ def encode_corpus(
         raise InputError(f"documents: {documents!r} is unknown; known: {', '.join(DOCUMENTS)}")
     store = _IdStore(units.dtype, folder, budget_bytes)
     starts: list[int] = []
-    characters = unknown = 0
+    characters = unknown = blank = 0
     for part in parts:
         if documents == "file":
             starts.append(store.size)
-        text = ""
+        piece = ""
         for text in part.blocks():
-            characters += len(text)
-            pieces = [text] if documents == "file" else [ln for ln in text.splitlines(True) if ln.strip()]
+            pieces = [text]
+            if documents == "line":
+                lines = _lines(text)
+                pieces = [line for line in lines if line.strip()]
+                blank += len(lines) - len(pieces)
             for piece in pieces:
                 ids = units.encode(piece)
                 if documents == "line":
                     starts.append(store.size)
                 store.append(ids)
+                characters += len(piece)
                 unknown += int((ids == 0).sum())
-        if units.unit == "word" and text and not text.endswith(END):
+        if units.unit == "word" and piece and not piece.endswith(END):
             store.append(np.array([units.start], units.dtype))
             characters += 1
     source = ", ".join(part.name for part in parts[:3]) + (", …" if len(parts) > 3 else "")
@@ -239,7 +251,14 @@ def encode_corpus(
         raise DataError("expected text, found blanks only", path=source)
     # A text of blanks alone gives a document without a unit.
     kept = np.unique(np.array(starts, np.int64))
-    return Corpus(store.finish(), kept[kept < store.size], units.start, characters, unknown, source)
+    begins = kept[kept < store.size]
+    return Corpus(store.finish(), begins, units.start, characters, unknown, source, blank)
+
+
+def _lines(text: str) -> list[str]:
+    """With their ends; only a line feed ends one."""
+    *whole, last = text.split(END)
+    return [line + END for line in whole] + ([last] if last else [])
 
 
 class _IdStore:

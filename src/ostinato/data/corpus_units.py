@@ -95,6 +95,7 @@ class CorpusUnits:
         size: int | None = None,
         minimum_count: int | None = None,
         again: Iterable[str] = (),
+        pairs: BytePairs | None = None,
     ) -> CorpusUnits:
         """Learn the units.
 
@@ -105,19 +106,22 @@ class CorpusUnits:
             size: the most units, beside the unknown one; None: all that are frequent enough. Of byte pairs
                 how many are learned; None: 8,000.
             minimum_count: rarer units are unknown. None: 1, but 2 for words of a text without `<unk>` and for
-                characters of a text with more than 256 of them, so that the unknown unit is learned.
+                characters of a text with more than 256 of them, so that the unknown unit is learned; of byte
+                pairs even those that the text does not have are units, so that nothing is unknown.
             again: the same text once more, for byte pairs.
+            pairs: byte pairs that were learned before, in place of such from this text.
+
+        Of words and byte pairs the end of a line is always a unit.
 
         Raises:
-            InputError: an unknown unit or splitting.
+            InputError: an unknown unit or splitting, or units that are all too rare.
             MissingExtraError: byte pairs without the library `tokenizers`.
         """
         if unit not in UNITS:
             raise InputError(f"unit: {unit!r} is unknown; known: {', '.join(UNITS)}")
         if unit == "word" and splitting not in SPLITTINGS:
             raise InputError(f"splitting: {splitting!r} is unknown; known: {', '.join(SPLITTINGS)}")
-        pairs = None
-        if unit == "bpe":
+        if unit == "bpe" and pairs is None:
             lines = (line for block in again for line in block.split(END))
             pairs = BytePairs.train(lines, size or 8000)
         units = cls(unit, Vocabulary([], []), splitting if unit == "word" else "", pairs)
@@ -125,12 +129,19 @@ class CorpusUnits:
         for block in blocks:
             counts.update(block if unit == "char" else units._split(block))
         unknown = counts.pop(UNKNOWN_WORD, 0) if unit == "word" else 0
+        is_free = minimum_count is None
         if minimum_count is None:
             rare = (unit == "word" and not unknown) or (unit == "char" and len(counts) > _SPELLED)
             minimum_count = 2 if rare else 1
+        always = [] if unit == "char" else [END]
+        if pairs is not None and is_free:
+            always += pairs.units()
         found = Vocabulary.fit(counts, minimum_count=minimum_count, maximum_size=None if pairs else size)
-        _, rarer, *own = found.counts.tolist()
-        units.vocabulary = Vocabulary(found.entries, own, rarer + unknown)
+        if counts and not found.entries and not always:
+            raise InputError(
+                f"minimum_count={minimum_count}: no unit of the text occurs so often; give a smaller one"
+            )
+        units.vocabulary = _with_all(found, always, counts, unknown, None if pairs else size)
         return units
 
     def __len__(self) -> int:
@@ -207,6 +218,8 @@ class CorpusUnits:
         """
         try:
             pairs = stored["pairs"]
+            if stored["unit"] not in UNITS:
+                raise TypeError(f"unit is {stored['unit']!r}")
             return cls(
                 str(stored["unit"]),
                 Vocabulary.from_json(stored["vocabulary"]),
@@ -245,6 +258,20 @@ class TextDecoder:
     def finish(self) -> str:
         """What bytes of a character that never became whole are worth: a sign of replacement."""
         return self._utf8.decode(b"", final=True)
+
+
+def _with_all(
+    found: Vocabulary, always: Sequence[str], counts: Mapping[str, int], unknown: int, most: int | None
+) -> Vocabulary:
+    """A vocabulary with what must be in it too, in place of its rarest entries where it is full.
+
+    `unknown` more units of the text are in none.
+    """
+    further = sorted({e for e in always if e not in found}, key=lambda e: (-counts.get(e, 0), e))
+    kept = found.entries if most is None else found.entries[: max(most - len(further), 0)]
+    entries = [*kept, *further]
+    own = [counts.get(entry, 0) for entry in entries]
+    return Vocabulary(entries, own, sum(counts.values()) - sum(own) + unknown)
 
 
 def _joined(line: str) -> Iterator[str]:

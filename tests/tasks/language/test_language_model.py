@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import ostinato as ot
-from ostinato.errors import DataError, InputError
+from ostinato.errors import DataError, InputError, RunFolderError
 from ostinato.tasks.language import plan
 from ostinato.tasks.language.generation import until
 from ostinato.tasks.language.scoring import fit_share, mixed_nats, text_nats, unit_nats
@@ -250,3 +250,49 @@ def test_texts_too_short_to_learn_from_are_refused(text, message):
 def test_a_text_shorter_than_a_chunk_is_learned():
     fitted = model(epochs=1, chunk=500).fit(io.StringIO("a short text\nof two lines\n"))
     assert fitted.history_.steps == 1
+
+
+def test_a_run_that_begins_with_another_takes_its_kind_of_units(tmp_path):
+    words = "a dog , a cat and a hen ran .\n" * 40
+    model(epochs=1).fit(io.StringIO(words), out=tmp_path / "words")
+    plain = "A dog and a hen, they ran.\n" * 20
+    began = ot.LanguageModel(init=tmp_path / "words", epochs=1, progress="quiet").fit(io.StringIO(plain))
+    assert (began.settings_.unit, began.settings_.splitting) == ("word", "blanks")
+    assert any("units begin with the vectors" in note for note in began.notes_)
+    for given in ({"unit": "char"}, {"splitting": "words"}, {"unit": "bpe"}):
+        with pytest.raises(InputError, match="the run that init names has"):
+            ot.LanguageModel(init=tmp_path / "words", **given).fit(io.StringIO(plain))
+    with pytest.raises(InputError, match="init=5: expected the folder"):
+        ot.LanguageModel(init=5).fit("no such file")
+
+
+def test_byte_pairs_are_those_of_the_run_that_init_names(tmp_path):
+    first = model(epochs=1, unit="bpe", vocabulary_size=300).fit(io.StringIO(TEXT), out=tmp_path / "run")
+    on = ot.LanguageModel(init=tmp_path / "run", epochs=1, progress="quiet").fit(io.StringIO(OTHER * 3))
+    V = len(first.units_)
+    assert len(on.units_) == V
+    assert f"{V - 1} of {V - 1} units begin with the vectors of the run that init names" in on.notes_
+    assert not any("unknown" in note for note in on.notes_)
+    with pytest.raises(InputError, match="the byte pairs are those of the run"):
+        ot.LanguageModel(init=tmp_path / "run", vocabulary_size=400).fit(io.StringIO(OTHER))
+
+
+def test_blank_lines_among_documents_are_counted():
+    fitted = model(epochs=1, documents="line").fit(io.StringIO("anna\n\nbert\n" * 30))
+    assert any("blank lines of the training part are no documents" in note for note in fitted.notes_)
+    fitted.evaluate(io.StringIO("anna\n \n\n"))
+    assert fitted.notes_ == ["2 blank lines of the text are no documents, left out"]
+
+
+def test_text_in_another_encoding_is_scored(fitted, tmp_path):
+    (tmp_path / "other").write_bytes(OTHER.encode("utf-16"))
+    loaded = ot.load(fitted.save(tmp_path / "run") and tmp_path / "run").read_with(encoding="utf-16")
+    assert loaded.evaluate(tmp_path / "other") == fitted.evaluate(io.StringIO(OTHER))
+
+
+def test_a_share_that_is_none_is_damage(fitted, tmp_path):
+    share, fitted.share_ = fitted.share_, "much"
+    fitted.save(tmp_path / "run")
+    fitted.share_ = share
+    with pytest.raises(RunFolderError, match="do not fit each other"):
+        ot.load(tmp_path / "run")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from ostinato.data.byte_pairs import FEWEST_PAIRS
@@ -48,6 +49,8 @@ def check_parameters(settings: LanguageModel) -> None:
             f"vocabulary_size={settings.vocabulary_size}: of byte pairs (unit='bpe') at least {FEWEST_PAIRS} "
             "are needed, one for each byte; give more, or leave it out"
         )
+    if settings.init is not None and not isinstance(settings.init, str | os.PathLike):
+        raise InputError(f"init={settings.init!r}: expected the folder of a run")
     if settings.splitting is not None and settings.unit not in (None, "word"):
         raise InputError(f"splitting={settings.splitting!r} is about words, and unit is {settings.unit!r}")
     if settings.cell is not None:

@@ -20,6 +20,7 @@ from ostinato.data.corpus import (
     read_blocks,
 )
 from ostinato.data.corpus_units import CorpusUnits, choose_unit, is_split
+from ostinato.errors import InputError
 from ostinato.tasks import same_data
 from ostinato.tasks.language import generation, storage
 from ostinato.tasks.language.checks import check_parameters
@@ -92,7 +93,8 @@ class LanguageModel(RunEstimator):
     slowness: float = 0.0
     """Penalty on the mean square of their changes from unit to unit."""
     init: str | Path | None = None
-    """Run folder of a language model to begin with: its sizes, and the vectors of units that both know."""
+    """Run folder of a language model to begin with: its sizes, its kind of units, and the vectors of those
+    that both know."""
     epochs: int | None = None
     """Most passes over the training text."""
     max_time_s: float | None = None
@@ -182,22 +184,23 @@ class LanguageModel(RunEstimator):
     ) -> None:
         self.notes_: list[str] = []
         self.settings_ = replace(settings)
+        source = None if settings.init is None else LanguageSource.read(settings.init)
         learned, held = texts["data"], texts.get("valid")
         if held is None:
             learned, held = hold_out(learned, settings.held_out)
-        self._choose_units(learned)
+        self._choose_units(learned, None if source is None else source.units)
         beside = None if folder is None else folder.absolute().parent
         corpus = self._encoded(learned, beside)
         checks = self._encoded(held, beside)
         test = self._encoded(texts["test"], beside) if "test" in texts else None
-        self._note_unknown(checks, "the validation part")
+        self._note_blank(corpus, "the training part")
+        self._note_parts(checks, "the validation part")
         self.baselines_ = Baselines.fit(
             corpus,
             self.units_.counts,
             is_character=self.units_.unit == "char",
             left_s=self._left_s(started_s),
         )
-        source = None if settings.init is None else LanguageSource.read(settings.init)
         fitting = Fitting(
             self.settings_, corpus, checks, len(test) if test is not None else 0, len(self.units_),
             lambda: self._left_s(started_s), self.units_, source,
@@ -218,12 +221,15 @@ class LanguageModel(RunEstimator):
         scores = {"part": "validation", **self._scores(checks)}
         self.metrics_: dict[str, Any] = scores
         if test is not None:
-            self._note_unknown(test, "the test part")
+            self._note_parts(test, "the test part")
             self.metrics_ = {"part": "test", **self._scores(test), "validation": scores}
 
-    def _choose_units(self, learned: Sequence[TextPart]) -> None:
-        """Set `units_`, from the training text only."""
+    def _choose_units(self, learned: Sequence[TextPart], known: CorpusUnits | None) -> None:
+        """Set `units_`, from the training text only; of the same kind as those `known` to what it begins
+        with."""
         s = self.settings_
+        if known is not None:
+            self._take_kind(known)
         head = next(read_blocks(learned))
         if s.unit is None:
             s.unit, why = choose_unit(head, sum(map(len, learned)))
@@ -233,12 +239,32 @@ class LanguageModel(RunEstimator):
         self.units_ = CorpusUnits.fit(
             read_blocks(learned), s.unit, splitting=s.splitting or "", size=s.vocabulary_size,
             minimum_count=s.minimum_count, again=read_blocks(learned),
+            pairs=None if known is None else known.pairs,
         )  # fmt: skip
+
+    def _take_kind(self, known: CorpusUnits) -> None:
+        s = self.settings_
+        for name, had in (("unit", known.unit), ("splitting", known.splitting or None)):
+            if getattr(s, name) not in (None, had):
+                raise InputError(
+                    f"{name}={getattr(s, name)!r}: the run that init names has {had!r}; leave it out"
+                )
+            setattr(s, name, had)
+        if known.pairs is not None and s.vocabulary_size is not None:
+            raise InputError(
+                f"vocabulary_size={s.vocabulary_size}: the byte pairs are those of the run that init names; "
+                "leave it out"
+            )
 
     def _encoded(self, parts: Sequence[TextPart], folder: Path | None = None) -> Corpus:
         return encode_corpus(parts, self.units_, documents=self.settings_.documents, folder=folder)
 
-    def _note_unknown(self, corpus: Corpus, where: str) -> None:
+    def _note_blank(self, corpus: Corpus, where: str) -> None:
+        if corpus.blank_lines:
+            self.notes_.append(f"{corpus.blank_lines:,} blank lines of {where} are no documents, left out")
+
+    def _note_parts(self, corpus: Corpus, where: str) -> None:
+        self._note_blank(corpus, where)
         if corpus.unknown:
             self.notes_.append(
                 f"{corpus.unknown:,} of {len(corpus):,} units of {where} are unknown "
@@ -259,8 +285,14 @@ class LanguageModel(RunEstimator):
         self._require_fitted("network_")
         corpus = self._encoded(open_texts(data, **self.reading_))
         self.notes_ = []
-        self._note_unknown(corpus, "the text")
+        self._note_parts(corpus, "the text")
         return self._scores(corpus)
+
+    def read_with(self, *, encoding: str) -> Self:
+        """Have `evaluate` read files in another encoding than the training text had."""
+        self._require_fitted("network_")
+        self.reading_ = {**self.reading_, "encoding": encoding}
+        return self
 
     def _scores(self, corpus: Corpus) -> dict[str, Any]:
         self.network_.to(find_device(self.device))

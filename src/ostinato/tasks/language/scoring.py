@@ -87,7 +87,7 @@ def mixed_nats(network: NDArray[Any], ngrams: NDArray[Any], share: float) -> flo
     """Σ -log (share · P_network + (1 - share) · P_n-grams)."""
     with np.errstate(divide="ignore"):
         both = np.logaddexp(np.log(share) - network, np.log1p(-share) - ngrams)
-    return -math.fsum(both.tolist())
+    return 0.0 - math.fsum(both.tolist())
 
 
 def scores_of(nats: float, corpus: Corpus) -> dict[str, Any]:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from ostinato.data.corpus_units import CorpusUnits
 from ostinato.errors import RunFolderError
+from ostinato.models.decoding_draws import is_number
 from ostinato.tasks.language.ngrams import Baselines, KneserNey
 from ostinato.tasks.language.plan import build
 from ostinato.tasks.run_estimator import chosen
+from ostinato.tasks.stored import misfit
 from ostinato.training.atomic import write_bytes_atomically
 from ostinato.training.run_folder import RunFolder
 
@@ -37,7 +39,10 @@ def read_parts(estimator: LanguageModel, run: RunFolder, stored: Mapping[str, An
     estimator.units_ = CorpusUnits.from_json(run.read_json(_UNITS))
     ngrams = KneserNey.from_json(stored["ngrams"], run.read_tensors(_BASELINES))
     estimator.baselines_ = Baselines.of(estimator.units_.counts, ngrams, str(stored["baseline"]))
-    estimator.share_ = stored["share"]
+    share = stored["share"]
+    if not (share is None or (is_number(share) and 0 <= share <= 1)):
+        raise misfit(run, TypeError(f"the share of the network is {share!r}"))
+    estimator.share_ = share
     estimator.network_ = build(estimator.settings_, len(estimator.units_))
 
 
