@@ -1,6 +1,8 @@
 """The commands of language models, from files to runs, scores and text."""
 
+import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -108,3 +110,42 @@ def test_a_run_of_another_kind_has_no_text_to_give(call, files):
     code, _, errors = call("generate", files / "labels")
     assert code == 2
     assert "holds a 'classifier'; text comes from a run of `ostinato train language`" in errors
+
+
+@pytest.fixture
+def trained(call, files):
+    code, _, errors = call("train", "language", files / "a.txt", "--out", files / "run", *SMALL)
+    assert code == 0, errors
+    return files / "run"
+
+
+def test_nothing_is_said_before_all_options_are_looked_at(call, trained):
+    for wrong, message in ((("--top-k", "0"), "top_k"), (("--seed", "9" * 20), "below 2**63"),
+                           (("--length", "0"), "length=0"), (("--temperature", "nan"), "temperature"),
+                           (("--prompt", "a\udcffb"), "--prompt: character 2 is no valid text")):  # fmt: skip
+        code, said, errors = call("generate", trained, "--prompt", "the ", *wrong)
+        assert (code, said) == (2, "")
+        assert message in errors
+        assert "Traceback" not in errors
+
+
+def test_another_encoding_is_read(call, trained, files):
+    (files / "wide.txt").write_bytes(TEXT.encode("utf-16"))
+    code, said, errors = call("evaluate", trained, files / "wide.txt", "--encoding", "utf-16", "--json")
+    assert code == 0, errors
+    assert said == call("evaluate", trained, files / "a.txt", "--json")[1]
+
+
+def test_an_output_that_has_not_all_letters_is_told(call, files, monkeypatch):
+    (files / "u.txt").write_text("שלום עולם\n" * 60)
+    code, _, errors = call("train", "language", files / "u.txt", "--out", files / "u", *SMALL)
+    assert code == 0, errors
+    narrow = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", narrow)
+    code, _, errors = call("generate", files / "u", "--prompt", "ש", "--length", "5")
+    assert code == 2
+    assert "standard output is ascii, which has no '\\u05e9'; set PYTHONIOENCODING=utf-8" in errors
+    code, _, _ = call("generate", files / "u", "--prompt", "ש", "--length", "5", "--json")
+    assert code == 0
+    narrow.flush()
+    assert json.loads(narrow.buffer.getvalue())["prompt"] == "ש"

@@ -31,7 +31,7 @@ NEEDED = ("target",)  # only a table in memory names its own
 # kinds of runs that answer about a file -> what `evaluate` and `predict` may be told besides
 ANSWERS: dict[str, tuple[str, ...]] = {
     "forecast": ("windows", "in_sample", "future"), "classifier": ("encoding",), "tagger": ("encoding",),
-    "language": (),
+    "language": ("encoding",),
     "translator": ("targets", "beam", "attention", "encoding"),
     "summarizer": ("targets", "beam", "attention", "encoding"),
 }  # fmt: skip

@@ -41,6 +41,15 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             # whoever read our output has left; Python would complain once more when it closes the stream
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(FAILED) from None
+        except UnicodeEncodeError as error:
+            if error.encoding.startswith("utf"):
+                raise
+            what = ascii(error.object[error.start])
+            _end(
+                f"standard output is {error.encoding}, which has no {what}; set PYTHONIOENCODING=utf-8, or "
+                "have the result written to a file (--out)",
+                WRONG_INPUT,
+            )
         except MemoryError:
             _end(OUT_OF_MEMORY, FAILED)
         except RuntimeError as error:  # how PyTorch says it, on the CPU and on a GPU

@@ -33,6 +33,7 @@ from ostinato.cli.options import (
     training_option,
 )
 from ostinato.cli.training import train_and_print
+from ostinato.errors import InputError
 
 TEXT = "Text"
 
@@ -138,6 +139,8 @@ def generate(  # noqa: PLR0913 - one parameter per option is Typer's way
         "length": length, "temperature": temperature, "top_k": top_k, "top_p": top_p, "stop": stop,
         "seed": seed,
     }  # fmt: skip
+    for name, text in (("prompt", prompt), ("stop", stop or "")):
+        _check_text(name, text)
     with output.only_results_on_stdout():
         model = estimators.language_model(run, device=device)
         pieces = model.stream(prompt, **options)
@@ -150,3 +153,14 @@ def generate(  # noqa: PLR0913 - one parameter per option is Typer's way
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
+
+
+def _check_text(option: str, text: str) -> None:
+    """Refuse bytes of the command line that are no text, which Python hands on as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"--{option}: character {error.start + 1} is no valid text; give it in the encoding of the "
+            f"terminal ({sys.getfilesystemencoding()})"
+        ) from None

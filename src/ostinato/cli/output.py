@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import io
@@ -30,7 +31,9 @@ def only_results_on_stdout() -> Iterator[None]:
 
 def print_json(value: Mapping[str, Any]) -> None:
     """One JSON object on one line."""
-    sys.stdout.write(json.dumps(plain_json(value), ensure_ascii=False, allow_nan=False) + "\n")
+    is_unicode = codecs.lookup(sys.stdout.encoding or "utf-8").name.startswith("utf")
+    text = json.dumps(plain_json(value), ensure_ascii=not is_unicode, allow_nan=False)
+    sys.stdout.write(text + "\n")
 
 
 def print_notes(notes: Sequence[object], quiet: bool) -> None:
