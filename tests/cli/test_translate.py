@@ -1,5 +1,6 @@
 """The commands of translation, from files to runs, scores and answers."""
 
+import csv
 import json
 import random
 
@@ -102,6 +103,35 @@ def test_pairs_and_tables_are_learned_from(call, trained, tmp_path):
     code, text, _ = call("evaluate", tmp_path / "sum", table, "--json")
     assert code == 0
     assert "lstm" in json.loads(text)["model"]
+
+
+def test_answers_go_into_tables_and_never_over_what_is_read(call, trained, tmp_path):
+    (tmp_path / "in.txt").write_text("a b\n\nc d e\n")
+    said = ("predict", trained / "run", tmp_path / "in.txt", "--out")
+    for out, more in (("in.txt", ()), ("in.attention.json", ("--attention",)), ("folder", ())):
+        given = tmp_path / ("in.attention.json" if more else "in.txt")
+        given.write_text("a b\n\nc d e\n")
+        (tmp_path / "folder").mkdir(exist_ok=True)
+        place = tmp_path / ("in.txt" if more else out)
+        code, text, errors = call("predict", trained / "run", given, "--out", place, *more)
+        assert (code, text) == (2, "")
+        assert "is a folder" in errors if out == "folder" else "is the file that is read" in errors
+        assert given.read_text() == "a b\n\nc d e\n"
+    code, _, errors = call(*said, tmp_path / "said.csv")
+    assert code == 0, errors
+    rows = list(csv.DictReader((tmp_path / "said.csv").read_text().splitlines()))
+    assert [row["source"] for row in rows] == ["a b", "", "c d e"]
+    assert [bool(row["score"]) for row in rows] == [True, False, True]
+
+
+def test_coverage_is_an_option(call, trained, tmp_path):
+    asked = ("train", "translate", trained / "p.tsv", *SMALL, "--coverage", "--out", tmp_path / "run")
+    code, _, errors = call(*asked)
+    assert code == 2
+    assert "--attention additive" in errors
+    code, _, errors = call(*asked, "--attention", "additive", "--epochs", "1")
+    assert code == 0, errors
+    assert json.loads((tmp_path / "run/preparation/fit.json").read_text())["chosen"]["coverage"] is True
 
 
 def test_no_attention_is_no_attention(call, trained, tmp_path):

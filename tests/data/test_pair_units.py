@@ -80,3 +80,9 @@ def test_byte_pairs_without_their_library_say_what_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'ostinato\[text\]'"):
         fit_units("bpe", TEXTS, 300)
+
+
+def test_scripts_without_blanks_have_a_word_for_each_sign():
+    assert PairUnits("word").split("日本語 and2 カナ。") == [
+        f"{BLANK}日", "本", "語", f"{BLANK}and2", f"{BLANK}カ", "ナ", "。"
+    ]  # fmt: skip

@@ -142,3 +142,21 @@ def test_large_files_stay_on_disk(tmp_path, monkeypatch):
     assert [*pairs.targets] == ["uno", "dos"]
     source, target = put(tmp_path, "s", "one\ntwo \n"), put(tmp_path, "t", "uno\ndos\n")
     assert [*read_pairs(source, target).targets] == ["uno", "dos"]
+
+
+def test_tabs_and_tables_in_what_is_read_as_lines_are_told(tmp_path):
+    pairs, other = put(tmp_path, "p.tsv", "a\tb\n\nc\td\n"), put(tmp_path, "o", "1\n2\n3\n")
+    assert read_pairs(pairs, lines=True, needs_targets=False).notes == (
+        "lines with a tab, each read as one source: 2 (the first in line 1)",
+    )
+    assert read_pairs(other, lines=True, needs_targets=False).notes == ()
+    both = put(tmp_path, "q.tsv", "a\tb\nc\td\n"), put(tmp_path, "r", "1\n2\n")
+    assert "a file of pairs is given alone" in read_pairs(*both).notes[0]
+    assert read_pairs(pairs, other).notes == ()
+    rows = put(tmp_path, "rows.jsonl.gz", '{"x": "a"}\n')
+    for lines in (True, False):
+        (note,) = read_pairs(rows, lines=lines, needs_targets=False).notes
+        assert "each line is read as a text" in note
+    array = put(tmp_path, "rows.json", '[{"x": "a", "y": "b"}]')
+    with pytest.raises(DataError, match="a JSON array; write JSON lines"):
+        read_pairs(array, source="x", target="y")

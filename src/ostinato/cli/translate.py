@@ -120,6 +120,14 @@ def train_translate(  # noqa: PLR0913 - one parameter per option is Typer's way
         bool,
         typer.Option("--copy", help="A summarizer: may copy words of the source.", rich_help_panel="Network"),
     ] = False,
+    coverage: Annotated[
+        bool,
+        typer.Option(
+            "--coverage",
+            help="With --attention additive: it sees what was read before.",
+            rich_help_panel="Network",
+        ),
+    ] = False,
     cell: Cell = None,
     hidden: Hidden = None,
     layers: Layers = None,
@@ -152,7 +160,8 @@ def train_translate(  # noqa: PLR0913 - one parameter per option is Typer's way
     """
     options = {
         "targets": None if targets is None else str(targets), "source": source, "target": target,
-        "encoding": encoding, "unit": unit, "attention": attention, "cell": cell, "hidden_size": hidden,
+        "encoding": encoding, "unit": unit, "attention": attention, "coverage": coverage or None,
+        "cell": cell, "hidden_size": hidden,
         "num_layers": layers, "init": init, "valid": _part("--valid", valid), "test": _part("--test", test),
         "epochs": epochs, "max_time_s": max_time, "batch_size": batch_size, "learning_rate": learning_rate,
         "seed": seed, "device": device,

@@ -9,15 +9,22 @@ from typing import Any
 from ostinato.cli import output
 from ostinato.errors import InputError, MissingExtraError
 
+TABLES = (".jsonl", ".csv", ".parquet")
 
-def translations(estimator: Any, data: Path, out: Path | None, *, attends: bool) -> output.Lines:
+
+def translations(
+    estimator: Any, data: Path, out: Path | None, *, attends: bool
+) -> output.Lines | output.Table:
     """An answer for each source of a file; with `attends` the attention is written beside `out`.
 
     Raises:
-        InputError: attention without a file to put it beside.
+        InputError: attention without a file to put it beside; `out` is a folder, or the file that is read.
     """
     if attends and out is None:
         raise InputError("--attention is written beside the answers; say where those go: --out FILE")
+    if out is not None:
+        for path in (out, *(_beside(out) if attends else ())):
+            _check_place(path, data)
     answers = estimator.translate(data, attention=attends)
     texts = [" ".join(answer.text.splitlines()) for answer in answers]
     joined = sum("\n" in answer.text for answer in answers)
@@ -27,18 +34,29 @@ def translations(estimator: Any, data: Path, out: Path | None, *, attends: bool)
         scores = [piece.score for piece in answer.pieces]
         score = sum(scores) / len(scores) if scores else None
         values.append({"source": answer.source, "target": answer.text, "score": score})
-    if out is not None and out.suffix == ".jsonl":
-        text = "".join(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n" for value in values)
-    else:
-        text = "".join(line + "\n" for line in texts)
-        if joined:
-            estimator.notes_.append(
-                f"{joined:,} answers have line ends inside, written as blanks; a name ending in .jsonl keeps "
-                "them"
-            )
     if attends and out is not None:
         estimator.notes_ += _write_attention(answers, units, out)
-    return output.Lines("translations", text, values)
+    if out is not None and out.suffix in TABLES:
+        columns = {name: [value[name] for value in values] for name in ("source", "target", "score")}
+        return output.Table("translations", columns)
+    if joined:
+        estimator.notes_.append(
+            f"{joined:,} answers have line ends inside, written as blanks; a name ending in .jsonl keeps them"
+        )
+    return output.Lines("translations", "".join(line + "\n" for line in texts), values)
+
+
+def _beside(out: Path) -> tuple[Path, Path]:
+    """Where the attention goes."""
+    return out.with_suffix(".attention.json"), out.with_suffix(".attention.html")
+
+
+def _check_place(path: Path, data: Path) -> None:
+    """Refuse a place for a result before anything is computed."""
+    if path.is_dir():
+        raise InputError(f"--out {path}: is a folder; name a file in it")
+    if path.exists() and data.exists() and path.samefile(data):
+        raise InputError(f"--out {path}: is the file that is read, which would be lost; choose another name")
 
 
 def _write_attention(answers: Any, preparation: Any, out: Path) -> list[str]:
@@ -57,7 +75,7 @@ def _write_attention(answers: Any, preparation: Any, out: Path) -> list[str]:
         for number, answer in enumerate(answers, 1)
         for part, piece in enumerate(answer.pieces, 1)
     ]
-    plain = out.with_suffix(".attention.json")
+    plain, drawn = _beside(out)
     text = json.dumps([one.to_json() for one in alignments], ensure_ascii=False, allow_nan=False)
     write_bytes_atomically(plain, text.encode())
     if not any(one.target for one in alignments):
@@ -66,6 +84,5 @@ def _write_attention(answers: Any, preparation: Any, out: Path) -> list[str]:
         page = alignments_html(alignments)
     except MissingExtraError as error:
         return [f"attention: {plain}; not drawn: {error}"]
-    drawn = out.with_suffix(".attention.html")
     write_bytes_atomically(drawn, page.encode())
     return [f"attention: {plain}, drawn in {drawn}"]

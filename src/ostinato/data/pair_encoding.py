@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -218,12 +219,15 @@ class EncodedPairs:
     Attributes:
         extra: where words are copied, for each source those that the target vocabulary lacks.
         shortened: how many sources were cut.
+        unknown, unknown_told: for each pair how many units of its source, and of its target as the decoder
+            reads it, are unknown.
     """
 
     def __init__(self, end: int, target_size: int, *, copies: bool, has_targets: bool):
         self.end, self.target_size, self.copies, self.has_targets = end, target_size, copies, has_targets
         self.extra: list[list[str]] = []
         self.shortened = 0
+        self.unknown, self.unknown_told = array("q"), array("q")
         self._sources, self._extended = RaggedRows(), RaggedRows()
         self._told, self._answers = RaggedRows(), RaggedRows()
 
@@ -238,11 +242,13 @@ class EncodedPairs:
         """Add a pair: its source, that in the numbers of copying, the target as the decoder reads it and as
         it has to be said, and the words that only the source has."""
         self._sources.append(source)
+        self.unknown.append(source.count(UNKNOWN))
         if extended is not None:
             self._extended.append(extended)
             self.extra.append(extra)
         if told is not None and answers is not None:
             self._told.append(told)
+            self.unknown_told.append(told.count(UNKNOWN))
             if self.copies:
                 self._answers.append(answers)
 

@@ -105,23 +105,28 @@ def read_aligned(source: Path, target: Path, encoding: str | None) -> Pairs:
             "of line i of the other: give files of equal length"
         )
     _require_some(files[0], counts[0])
+    notes = ()
+    if _count_tabs(files[0]) >= counts[0]:
+        notes = (f"{source}: there is a tab for each line; a file of pairs is given alone, without {target}",)
     return Pairs(
-        sides[0], sides[1], range(1, counts[0] + 1), f"{source} and {target}",
+        sides[0], sides[1], range(1, counts[0] + 1), f"{source} and {target}", notes,
         reading={"lines": True, "encoding": encoding},
     )  # fmt: skip
 
 
 def read_lines(path: Path, encoding: str | None) -> Pairs:
-    """Each line a source, blank ones too, so that answers can be put beside the lines.
+    """Each line a source, blank ones and tabs too, so that answers can be put beside the lines.
 
     Raises:
         DataError: a file that is missing, binary or in another encoding.
     """
-    file = _open(path, encoding)
+    file, findings = _open(path, encoding), Findings()
     spans = Spans()
     for span in file.lines():
         spans.append(span)
-    return Pairs(_texts(file, spans), None, range(1, len(spans) + 1), str(path))
+        if file.data.find(b"\t", span.start, span.stop) >= 0:
+            findings.add("lines with a tab, each read as one source", span.line)
+    return Pairs(_texts(file, spans), None, range(1, len(spans) + 1), str(path), findings.notes())
 
 
 def read_pairs_tsv(path: Path, encoding: str | None, *, needs_targets: bool = True) -> Pairs:
@@ -176,7 +181,10 @@ def read_table(
         DataError: a column that there is not, with those that there are; values that are no text.
     """
     file = _open(path, encoding)
-    is_json = file.data[file.first : file.first + 4096].lstrip()[:1] == b"{"
+    sign = file.data[file.first : file.first + 4096].lstrip()[:1]
+    is_json = sign == b"{"
+    if sign == b"[" and ".json" in map(str.lower, path.suffixes):
+        raise file.error("a JSON array; write JSON lines: one object a line, without brackets and commas", 1)
     read = _read_json if is_json else _read_separated
     return read(file, source, target, encoding, needs_targets)
 
@@ -279,6 +287,11 @@ def _open(path: Path, encoding: str | None) -> TextFile:
         line = file.data[:at].count(b"\n") + 1
         raise file.error("a null byte: this is a binary file, or text in UTF-16 (--encoding utf-16)", line)
     return file
+
+
+def _count_tabs(file: TextFile) -> int:
+    data = file.data
+    return data.count(b"\t") if isinstance(data, bytes) else 0
 
 
 def _require_some(file: TextFile, count: int) -> None:

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from ostinato.data.byte_pairs import BytePairs
+from ostinato.data.tokens import UNSPACED
 from ostinato.errors import InputError, RunFolderError
 
 UNITS = ("word", "char", "bpe", "symbol")
 BLANK = "\u2581"  # ▁, before a word that a blank precedes
-_PIECE = re.compile(r"\s+|\w+|[^\w\s]")
+_PIECE = re.compile(rf"\s+|[{UNSPACED}]|[^\W{UNSPACED}]+|[^\w\s]")
 _LOOKED_AT, _KEPT_WORDS = 20_000, 1 << 17
 _UNBROKEN, _MOST_SYMBOLS, _SYMBOL_USES = 0.95, 256, 50
 
@@ -24,7 +25,8 @@ class PairUnits:
     """One way to cut a text; `join` undoes `split` up to the white space that `clean` leaves out.
 
     Attributes:
-        kind: `word`: runs of letters and digits, and single signs, each with ▁ where a blank precedes it;
+        kind: `word`: runs of letters and digits, single signs, and each Han character and each kana, all
+            with ▁ where a blank precedes them;
             `char`: characters; `bpe`: byte pairs; `symbol`: whatever stands between white space.
         pairs: the byte pairs, where the kind is `bpe`.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,17 +85,27 @@ def _from_files(
             )
         return read_table(path, source, target, encoding, needs_targets=needs_targets)
     if not needs_targets and lines:
-        return read_lines(path, encoding)
-    return read_pairs_tsv(path, encoding, needs_targets=needs_targets)
+        found = read_lines(path, encoding)
+    else:
+        found = read_pairs_tsv(path, encoding, needs_targets=needs_targets)
+    if _is_named(path, TABLES):
+        note = f"{path}: its name says that it is a table, and each line is read as a text; read_with names"
+        found = replace(found, notes=(*found.notes, f"{note} the column (source=)"))
+    return found
 
 
 def _is_table(path: Path, source: str | int | None, target: str | int | None, *, needs_targets: bool) -> bool:
-    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in _PACKED]
     named = source is not None or target is not None
     if not needs_targets:
         # A plain file of lines is an input of every run.
-        return named and bool(suffixes) and suffixes[-1] in (*TABLES, ".tsv")
-    return named or (bool(suffixes) and suffixes[-1] in TABLES)
+        return named and _is_named(path, (*TABLES, ".tsv"))
+    return named or _is_named(path, TABLES)
+
+
+def _is_named(path: Path, endings: Sequence[str]) -> bool:
+    """Whether the name has one of the endings, that of a packed file aside."""
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in _PACKED]
+    return bool(suffixes) and suffixes[-1] in endings
 
 
 def _in_memory(data: Any, targets: Any, source: str | int | None, target: str | int | None) -> Pairs:

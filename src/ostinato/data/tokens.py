@@ -11,7 +11,7 @@ import unicodedata
 
 # Scripts that put no blanks between words, of which each sign is a word: Han, kana, Bopomofo, half-width
 # kana.
-_UNSPACED = (
+UNSPACED = (
     "\u3005-\u3007\u3041-\u30ff\u3105-\u312f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9d"
     "\U00020000-\U0003ffff"
 )
@@ -28,7 +28,7 @@ _MARKS = (
     "\u1062-\u1064\u1067-\u106d\u1071-\u1074\u1082-\u108d\u135d-\u135f\u17b4-\u17d3\u1ab0-\u1aff\u1b00-\u1b04"
     "\u1b34-\u1b44\u1dc0-\u1dff\u200c\u200d\u20d0-\u20ff\u3099\u309a\ufe20-\ufe2f"
 )
-_LETTERS = rf"[^\W{_UNSPACED}]+(?:[{_MARKS}]+[^\W{_UNSPACED}]*)*"
+_LETTERS = rf"[^\W{UNSPACED}]+(?:[{_MARKS}]+[^\W{UNSPACED}]*)*"
 _PICTURE = (
     "[\u203c\u2049\u2122\u2139\u2194-\u21aa\u231a-\u23ff\u25aa-\u27bf\u2934\u2935\u2b05-\u2b55"
     "\U0001f000-\U0001f1e5\U0001f200-\U0001f3fa\U0001f400-\U0001faff]"
@@ -47,7 +47,7 @@ _TOKEN = re.compile(
             r"[()\[\]{}][-^']?[:;=](?![\w:;=])|</?3(?!\w)|[\^oO][_.][\^oO](?!\w)",
             rf"[#@]{_LETTERS}",
             rf"{_LETTERS}(?:['’]{_LETTERS})*['’]?",
-            rf"[{_UNSPACED}][{_MARKS}]*",
+            rf"[{UNSPACED}][{_MARKS}]*",
             "[\U0001f1e6-\U0001f1ff]{2}",
             rf"{_PICTURE}(?:[\ufe0f\u20e3\U0001f3fb-\U0001f3ff]|\u200d{_PICTURE})*",
             # A run of one sign, as in "..." and "!!!".

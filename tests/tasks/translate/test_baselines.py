@@ -32,3 +32,10 @@ def test_summaries_are_compared_with_first_words():
     said = baselines.say(texts[:2])
     assert list(said) == ["first_8_words", "copy_source"]
     assert said["first_8_words"][0] == texts[0][:15]
+
+
+def test_a_very_long_pair_neither_takes_all_memory_nor_the_place_of_others():
+    long = " ".join(["Hund"] * 200_000)
+    for seed in range(8):
+        baselines = Baselines.fit([long, *SOURCE], [long, *TARGET], ("word", "word"), seed)
+        assert baselines.say(["der Hund"])["word_table"] == ["the dog"]

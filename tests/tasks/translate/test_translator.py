@@ -1,5 +1,6 @@
 """`Translator` and `Summarizer` from pairs to answers, scores and run folders."""
 
+import dataclasses
 import random
 
 import numpy as np
@@ -48,7 +49,9 @@ def test_a_small_language_is_learned_and_scored_beside_baselines(fitted):
     assert metrics["baselines"]["copy_source"]["exact_match"] == 0
     assert metrics["baselines"]["word_table"]["token_error_rate"] == 0
     assert translator.predict(["der alte Hund schläft.", ""])[1] == ""
-    assert translator.notes_ == ["1 empty sources, answered with nothing"]
+    assert translator.notes_ == [
+        "1 empty sources, answered with nothing", "1 of 5 units of the sources are unknown to the network"
+    ]  # fmt: skip
     assert translator.predict(["ein kleiner Vogel läuft."]) == ["a small bird runs."]
 
 
@@ -280,3 +283,45 @@ def test_long_pairs_are_left_out_and_counted():
     t = ot.Translator(**{**SMALL, "epochs": 1}, unit="word", seed=1).fit(rows, valid=pairs(5, seed=3))
     assert any(note.startswith("2 pairs of the training part with more than 50") for note in t.notes_)
     assert np.isfinite(t.metrics_["model"]["lstm"]["chrf"])
+
+
+def test_answers_without_an_end_are_counted(fitted):
+    translator, run, rows = fitted
+    short = ot.load(run).set_params(beam=1)
+    short.limits_ = dataclasses.replace(short.limits_, target=3)
+    (one,) = short.translate(["ein kleiner Vogel läuft."])
+    assert not one.pieces[0].has_ended
+    assert short.notes_ == [
+        "1 of 1 answers did not come to an end and were cut off, at 3 units at the latest"
+    ]
+    short.evaluate(rows[:9])
+    assert any("answers did not come to an end" in note for note in short.notes_)
+    assert translator.translate(["ein kleiner Vogel läuft."])[0].pieces[0].has_ended
+    assert translator.notes_ == []
+
+
+def test_what_a_run_that_begins_with_another_cannot_be(fitted, tmp_path):
+    _, run, rows = fitted
+    on = ot.Translator(init=str(run), unit="word", epochs=1, batch_size=16, progress="quiet")
+    on.fit([*rows[:20], ("ganz fremde Wörter", "quite strange")])
+    assert any("unknown to the run that init names" in note for note in on.notes_)
+    with pytest.raises(InputError, match="unit='word,char': the run in init="):
+        ot.Translator(init=str(run), unit="word,char").fit(rows)
+    with pytest.raises(InputError, match="copying=True: the run in init="):
+        ot.Summarizer(init=str(run)).fit(rows)
+    with pytest.raises(InputError, match="attention='additive'"):
+        ot.Translator(**SMALL, coverage=True).fit("no such file")
+
+
+def test_a_summarizer_counts_what_it_did_not_read_and_takes_two_files_to_be_scored(tmp_path):
+    rows = pairs(40)
+    table = {"text": [source for source, _ in rows], "title": [target for _, target in rows]}
+    s = ot.Summarizer(**{**SMALL, "epochs": 1}, max_source_length=4)
+    s.fit(table, source="text", target="title")
+    s.translate(["der rote Mann läuft.", "der Hund"])
+    assert s.notes_[0] == "1 sources of more than 4 units: the first 4 are read"
+    for name, number in (("a", 0), ("b", 1)):
+        (tmp_path / name).write_text("".join(f"{row[number]}\n" for row in rows), newline="")
+    expected = s.evaluate(table)
+    assert s.evaluate(tmp_path / "a", tmp_path / "b") == expected
+    assert s.evaluate((tmp_path / "a", tmp_path / "b")) == expected

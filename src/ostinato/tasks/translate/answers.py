@@ -73,12 +73,16 @@ class Piece:
         source, target: units.
         score: log-probability of the target over its length penalty.
         weights: (T, S) where the attention was for each target unit; None where there is none.
+        has_ended: False where the target was cut off because it became too long.
+        unknown: how many units of the source the network does not know.
     """
 
     source: list[str]
     target: list[str]
     score: float
     weights: NDArray[np.float32] | None = None
+    has_ended: bool = True
+    unknown: int = 0
 
 
 @dataclass(frozen=True)
@@ -89,11 +93,13 @@ class Answer:
         source: the text that it answers.
         text: the whole answer.
         pieces: one of most sources, none of an empty one, several of a very long one.
+        unread: how many units at the end of the source were not read.
     """
 
     source: str
     text: str
     pieces: list[Piece]
+    unread: int = 0
 
 
 def answer(
@@ -120,9 +126,11 @@ def answer(
     """
     rows: list[list[str]] = []
     owners: list[int] = []
+    unread: list[int] = []
     for number, source in enumerate(sources):
         units = preparation.source_units.split(source)
         pieces = [units[: limits.source]] if cuts else list(pieces_of(units, limits.source))
+        unread.append(len(units) - sum(map(len, pieces)))
         full = [piece for piece in pieces if piece]
         rows += full
         owners += [number] * len(full)
@@ -133,9 +141,28 @@ def answer(
     join = preparation.target_units.join
     between = "" if preparation.target_units.kind == "char" else " "
     return [
-        Answer(source, between.join(filter(None, (join(piece.target) for piece in parts))), parts)
-        for source, parts in zip(sources, found, strict=True)
+        Answer(source, between.join(filter(None, (join(piece.target) for piece in parts))), parts, left)
+        for source, parts, left in zip(sources, found, unread, strict=True)
     ]
+
+
+def notes_about(answers: Sequence[Answer], limits: Limits) -> list[str]:
+    """What was not read, not known or not said to the end, counted."""
+    notes, most = [], limits.source
+    if cut := sum(one.unread > 0 for one in answers):
+        notes.append(f"{cut:,} sources of more than {most:,} units: the first {most:,} are read")
+    if long := sum(len(one.pieces) > 1 for one in answers):
+        notes.append(f"{long:,} sources of more than {most:,} units, answered in pieces")
+    pieces = [piece for one in answers for piece in one.pieces]
+    if unknown := sum(piece.unknown for piece in pieces):
+        total = sum(len(piece.source) for piece in pieces)
+        notes.append(f"{unknown:,} of {total:,} units of the sources are unknown to the network")
+    if endless := sum(not all(piece.has_ended for piece in one.pieces) for one in answers):
+        notes.append(
+            f"{endless:,} of {len(answers):,} answers did not come to an end and were cut off, at "
+            f"{limits.target:,} units at the latest"
+        )
+    return notes
 
 
 def pieces_of(units: list[str], most: int) -> Iterator[list[str]]:
@@ -192,12 +219,13 @@ def _search(
             rules=Rules(no_repeat_ngram=search.no_repeat_ngram, forbidden=(START, UNKNOWN)),
         )
         weights = None if decoded.attention is None else decoded.attention[:, 0].cpu().numpy()
-        scores = decoded.scores[:, 0].tolist()
+        scores, ended = decoded.scores[:, 0].tolist(), decoded.ended[:, 0].tolist()
+        unknown = encoded.unknown
         for i, (row, ids) in enumerate(zip(chosen.tolist(), decoded.best(), strict=True)):
             extra = encoded.extra[row] if encoded.extra else ()
             target = preparation.units_of(ids, extra)
             seen = None if weights is None else weights[i, : len(target), : len(rows[row])]
-            found[row] = Piece(rows[row], target, scores[i], seen)
+            found[row] = Piece(rows[row], target, scores[i], seen, ended[i], unknown[row])
     return [found[row] for row in range(len(rows))]
 
 

@@ -46,11 +46,14 @@ class Baselines:
         links, sizes = 0, [0, 0]
         for i in order.tolist():
             pair = cut[0].split(sources[i]), cut[1].split(targets[i])
-            links += len(pair[0]) * len(pair[1])
-            if links > _MOST_LINKS and rows:
+            sizes = [size + len(side) for size, side in zip(sizes, pair, strict=True)]
+            own = len(pair[0]) * len(pair[1])
+            if own > _MOST_LINKS // 10:  # one pair would be most of what is learned from
+                continue
+            links += own
+            if links > _MOST_LINKS:
                 break
             rows.append(pair)
-            sizes = [size + len(side) for size, side in zip(sizes, pair, strict=True)]
         is_shortening = kinds == ("word", "word") and sizes[0] > _SHORTER * sizes[1]
         table = {} if is_shortening else _most_likely(rows)
         return cls(kinds, table, is_shortening)

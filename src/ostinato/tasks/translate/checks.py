@@ -49,6 +49,11 @@ def checked_parameters(estimator: E) -> E:
     _check_units(s.unit, s.vocabulary_size)
     if s.cell is not None:
         check_cell(s.cell, s.hidden_size or 8, s.num_layers or 1)
+    if s.coverage and s.attention != "additive":
+        raise InputError(
+            f"coverage=True acts on additive attention, and attention is {s.attention!r}; pass "
+            "attention='additive' (--attention additive) too"
+        )
     options = {
         "attention": s.attention,
         "feeding": s.feeding,

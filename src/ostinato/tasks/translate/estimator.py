@@ -19,7 +19,7 @@ from ostinato.models.seq2seq import EncoderDecoder
 from ostinato.tasks import same_data
 from ostinato.tasks.run_estimator import RunEstimator
 from ostinato.tasks.translate import storage
-from ostinato.tasks.translate.answers import Answer, Search, answer
+from ostinato.tasks.translate.answers import Answer, Search, answer, notes_about
 from ostinato.tasks.translate.checks import checked_parameters
 from ostinato.tasks.translate.choosing import choose
 from ostinato.tasks.translate.fitting import Training, training_settings
@@ -205,7 +205,8 @@ class Translator(RunEstimator):
         self.notes_ += [note] if note else []
         self.history_ = self._train(inputs, checks, judged, folder, resume, started_s)
         self.notes_ += self.history_.notes
-        self.metrics_ = {"part": "test" if "test" in parts else "validation", **self._scores(judged)}
+        name = "test" if "test" in parts else "validation"
+        self.metrics_ = {"part": name, **self._scores(judged, f"{name} part: ")}
 
     def _encode(self, pairs: Pairs) -> EncodedPairs:
         most = self.settings_.max_source_length if self.cuts else None
@@ -277,10 +278,7 @@ class Translator(RunEstimator):
         if attention and self.settings_.attention == "none":
             raise InputError("attention: this network has none (attention='none'); leave it out")
         answers = self._answers(pairs.sources, beam=beam, attends=attention)
-        long = sum(len(one.pieces) > 1 for one in answers)
-        if long:
-            most = self.limits_.source
-            self.notes_.append(f"{long:,} sources of more than {most:,} units, answered in pieces")
+        self.notes_ += notes_about(answers, self.limits_)
         return answers
 
     def read_with(self, **options: Any) -> Self:
@@ -327,12 +325,14 @@ class Translator(RunEstimator):
             InputError: sources alone.
         """
         self._require_fitted("network_")
-        reading = {name: value for name, value in self._reading().items() if name != "lines"}
+        is_table = targets is None and not isinstance(data, tuple)
+        names = _READ_WITH if is_table else ("encoding",)
+        reading = {name: value for name, value in self._reading().items() if name in names}
         pairs = complete(read_pairs(data, targets, **reading), "data")
         self.notes_ = list(pairs.notes)
         return self._scores(pairs)
 
-    def _scores(self, pairs: Pairs) -> dict[str, Any]:
+    def _scores(self, pairs: Pairs, where: str = "") -> dict[str, Any]:
         assert pairs.targets is not None
         units = self.preparation_.target_units
         right = by_source(pairs.sources, [units.clean(target) for target in pairs.targets])
@@ -341,7 +341,9 @@ class Translator(RunEstimator):
                 f"{len(pairs):,} pairs have {len(right):,} different sources; each counts once, and any of "
                 "its targets is right"
             )
-        said = [one.text for one in self._answers([*right])]
+        answers = self._answers([*right])
+        self.notes_ += [where + note for note in notes_about(answers, self.limits_)]
+        said = [one.text for one in answers]
         others = self.baselines_.say([*right])
         references = [*right.values()]
         return {

@@ -113,6 +113,12 @@ def prepare(settings: Translator, learned: Pairs, first: Translator | None) -> P
     if inputs.shortened:
         notes.append(f"{inputs.shortened:,} sources of more than {most:,} units: the first {most:,} are read")
     lengths = inputs.source_lengths, inputs.target_lengths
+    lost = sum(inputs.unknown), sum(inputs.unknown_told)
+    if first is not None and any(lost):
+        notes.append(
+            f"{lost[0]:,} of {inputs.source_lengths.sum():,} units of the sources and {lost[1]:,} of "
+            f"{inputs.target_lengths.sum():,} of the targets are unknown to the run that init names"
+        )
     if s.max_source_length is None:
         s.max_source_length = longest(lengths[0])
     if s.max_target_length is None:

@@ -56,6 +56,8 @@ def read_init(path: str, settings: E) -> E:
     first = read_run(type(settings), run, cells)
     for name in OF_NETWORK:
         wanted, had = getattr(settings, name), getattr(first.settings_, name)
+        if name == "copying" and wanted is None and settings.defaults["copying"]:
+            wanted = True  # what a summarizer is asked for by its name
         # What has a default other than None may be left alone.
         is_asked = wanted is not None and wanted != getattr(type(settings)(), name)
         if is_asked and wanted != had:
@@ -63,8 +65,15 @@ def read_init(path: str, settings: E) -> E:
                 f"{name}={wanted!r}: the run in init={path!r} has {had!r}; leave it out, or train afresh"
             )
         setattr(settings, name, had)
-    if settings.unit is not None and settings.unit not in (first.settings_.unit, "auto"):
+    if not _is_same_unit(settings.unit, first.settings_.unit):
         raise InputError(
             f"unit={settings.unit!r}: the run in init={path!r} has {first.settings_.unit!r}; leave it out"
         )
     return first
+
+
+def _is_same_unit(wanted: str | None, had: str | None) -> bool:
+    """Whether `wanted` leaves it at `had`, which names both sides."""
+    sides = [part.strip() for part in (wanted or "auto").split(",")]
+    pairs = zip([*sides, *sides], (had or "").split(","), strict=False)
+    return all(side in ("auto", known) for side, known in pairs)
