@@ -23,6 +23,10 @@ NAMES = [
     "gru backward solo B=32 H=64 float16 tf32 sm_80",
     "lstm forward group B=16 H=256 float32 tf32 sm_80",
     "gru forward group B=32 H=1000 float16 tf32 sm_90",
+    "lstm-norm backward solo B=16 H=128 bfloat16 tf32 sm_90",
+    "lstm-norm backward step B=32 H=512 bfloat16 tf32 everything sm_80",
+    "gru-norm-before backward solo B=32 H=128 bfloat16 tf32 everything sm_80",
+    "gru-norm-before reset_backward B=32 H=512 bfloat16 sm_90",
     "linear forward float32 look-back sm_90",
     "minlstm backward bfloat16 look-back sm_80",
 ]

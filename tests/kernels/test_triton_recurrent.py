@@ -78,11 +78,30 @@ def test_triton_modes_by_size():
 def test_triton_says_what_it_cannot():
     like = torch.empty(1, device="meta")
     for wrong in (
-        task("mingru"), task(norm=True), task(projection=3), task("gru", reset_after=False),
-        task(keeps="outputs", peephole=True),
+        task("mingru"), task(projection=3), task(keeps="outputs", peephole=True),
+        task(keeps="outputs", norm=True), task("gru", keeps="outputs", reset_after=False),
     ):  # fmt: skip
         assert triton_recurrent.obstacle(wrong, like.bfloat16())
     assert "float64" in triton_recurrent.obstacle(task(), like.double())
+
+
+@pytest.mark.parametrize("wanted", [task(norm=True), task("gru", reset_after=False)], ids=["norm", "before"])
+def test_triton_cuts_of_whole_rows(wanted):
+    """Solo where all weights fit into a thread block, else step by step: never in a group."""
+    half, chip = torch.bfloat16, CHIPS[9, 0]
+    modes = [triton_recurrent.mode(wanted, 16, H, half, (9, 0)) for H in (64, 128, 192, 768, 3000)]
+    assert [one.name for one in modes] == ["solo", "solo", "step", "step", "step"]
+    assert "thread blocks of a group meet" in modes[-1].reason
+    with pytest.raises(InputError, match=r"mode='group' does not fit: .* thread blocks of a group meet"):
+        triton_plan.plan(wanted, 16, 256, half, chip, only="group")
+    for H in SIZES:
+        for B in (1, 129, 5000):
+            cut = triton_plan.plan(wanted, B, H, half, chip)
+            assert cut.n_blocks == 1
+            assert cut.U >= H
+            assert cut.N * cut.tiles_at_once >= B
+    # Rows share a thread block where there are more of them than thread blocks can be at work.
+    assert triton_plan.plan(wanted, 5000, 256, half, chip).N > 1
 
 
 def test_triton_is_not_imported_for_the_cpu():

@@ -28,13 +28,14 @@ LAYERS = {
     "coupled": (ot.LSTM, {"coupled_gates": True, "weight_drop": 0.2}),
     "recomputing": (ot.LSTM, {"recompute": True}),
     "norm": (ot.LSTM, {"norm": "layer"}),
+    "resetting first": (ot.GRU, {"reset_after": False, "bidirectional": True}),
     "projection": (ot.LSTM, {"proj_size": 7, "bidirectional": True}),
     "mingru": (ot.MinGRU, {"bidirectional": True}),
     "minlstm": (ot.MinLSTM, {"candidate": "linear"}),
     "rglru": (ot.RGLRU, {}),
 }
 # Kernels that there are not.
-NOT_YET = ("norm", "projection")
+NOT_YET = ("projection",)
 CALLS = [(name, "everything") for name in LAYERS]
 CALLS += [(name, call) for name in ("lstm", "bidirectional") for call in ("plain", "lengths")]
 

@@ -162,16 +162,24 @@ def test_step(cell, H, words):
     check(cell, words, "step", B=3, T=3, D=5, H=H)
 
 
-@pytest.mark.parametrize("words", ["resets cells", "reverse holes dropout"])
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if "-" in kind])
+OPTIONS = [(kind, "resets cells") for kind in KINDS if "-" in kind]
+# Where norms are all that differs, dropout of h is the same as elsewhere.
+OPTIONS += [(kind, "reverse holes dropout") for kind in KINDS if "-" in kind and not kind.endswith("norm")]
+
+
+@pytest.mark.parametrize(("kind", "words"), OPTIONS)
 def test_options(kind, words):
     check(kind, words, "solo", B=3, T=3, D=5, H=9)
 
 
-@pytest.mark.parametrize("words", ["holes resets reverse dropout-steps cells", "lengths no-bias"])
 @pytest.mark.parametrize("kind", WHOLE_ROWS)
-def test_whole_rows_step_by_step(kind, words):
-    check(kind, words, "step", B=3, T=3, D=5, H=17)
+def test_options_by_rows(kind, monkeypatch):
+    """Products by torch, and launches over whole rows between them: one row, and a tile that is not full."""
+    cut, is_tile = triton_recurrent.plan_of, kind.endswith("norm")
+    if is_tile:
+        monkeypatch.setattr(triton_recurrent, "plan_of", lambda *asked: cut(*asked)._replace(N=2))
+    words = "lengths no-bias" if is_tile else "holes resets reverse dropout-steps cells"
+    check(kind, words, "step", B=3 if is_tile else 2, T=3, D=5, H=17)
 
 
 @pytest.mark.parametrize("kind", ["lstm-coupled-peephole", "lstm-peephole", "gru-zoneout-random"])
@@ -186,12 +194,13 @@ def test_gates_are_computed_again(kind, words):
 
 
 @pytest.mark.parametrize(
-    ("cell", "only", "H"), [("lstm", "solo", 9), ("gru", "group", 18), ("rnn", "step", 9)]
+    ("kind", "only", "H"),
+    [("lstm", "solo", 9), ("gru", "group", 18), ("rnn", "step", 9), ("gru-before-norm-zoneout", "step", 9)],
 )
-def test_two_directions_in_one_launch(cell, only, H):
-    calls = [make(cell, words, 3, 3, 5, H) for words in ("", "reverse")]
+def test_two_directions_in_one_launch(kind, only, H):
+    calls = [make(kind, words, 3, 3, 5, H) for words in ("", "reverse")]
     mask, resets = torch.rand(3, 3) < 0.7, torch.rand(3, 3) < 0.3
-    initial = [torch.randn(3, H, dtype=torch.float64) for _ in reference.CELLS[cell].leaves]
+    initial = [torch.randn(3, H, dtype=torch.float64) for _ in reference.CELLS[KINDS[kind][0]].leaves]
     x = calls[0][1].x
     tasks = [task for task, _ in calls]
     givens = [given._replace(x=x, mask=mask, resets=resets, initial=initial) for _, given in calls]
@@ -232,10 +241,10 @@ def test_nothing_comes_from_upstream():
     assert all(bool((one == 0).all()) for one in (grads[0], *grads[1], *grads[3]))
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_half_precision(cell):
+@pytest.mark.parametrize("kind", ["lstm", "gru", "lstm-norm"])
+def test_half_precision(kind):
     """float16 in, float32 state kept: as under autocast."""
-    task, given = make(cell, "resets", 3, 4, 5, 9)
+    task, given = make(kind, "resets", 3, 4, 5, 9)
     outputs, grads, wanted = expected(task, to(given, torch.float64))
     half = to(given, torch.float16)
     half = half._replace(

@@ -189,6 +189,7 @@ def tiny_plan() -> GpuPlan:
         replace(base, has_resets=True, is_ragged=True),
         replace(base, cell="gru", has_resets=True, is_ragged=True, is_bidirectional=True),
         replace(base, options=(("peephole", True), ("zoneout_h", 0.1), ("dropout_recurrent", 0.2))),
+        *(replace(case, mode=mode) for case in _of_whole_rows(base) for mode in ("solo", "step")),
         replace(base, kind="scan_check", cell="linear", precision="float32", T=70),
         replace(
             base, kind="scan_check", cell="mingru", precision="float32", T=70, has_resets=True, is_ragged=True
@@ -218,9 +219,18 @@ def _checks(repeats: int) -> Iterator[GpuCase]:
         yield replace(base, H=H, mode=mode)
     for options in (
         (("peephole", True),), (("coupled_gates", True),), (("zoneout_h", 0.2), ("zoneout_c", 0.1)),
-        (("dropout_recurrent", 0.3),), (("norm", "layer"),), (("recompute", True),), (("proj_size", 100),),
+        (("dropout_recurrent", 0.3),), (("norm", "layer"), ("peephole", True), ("zoneout_c", 0.1)),
+        (("recompute", True),), (("proj_size", 100),),
     ):  # fmt: skip
         yield replace(base, H=500, options=options)
+    for H in (1, 63, 500, 1000):
+        yield from _of_whole_rows(replace(base, H=H))
+    for case in _of_whole_rows(base):
+        yield replace(case, H=63, mode="step")
+        yield replace(case, H=63, precision="float32")
+        yield replace(
+            case, H=500, precision="float32", is_ragged=True, has_resets=True, is_bidirectional=True
+        )
     # More rows than one tile, and than all tiles that run at a time.
     yield replace(base, H=256, B=77)
     yield replace(base, H=1024, B=301, T=19)
@@ -230,6 +240,14 @@ def _checks(repeats: int) -> Iterator[GpuCase]:
         yield replace(scan, cell=cell, is_ragged=True, has_resets=True)
     yield replace(scan, precision="bfloat16")
     yield replace(scan, H=256, B=8, T=4096)
+
+
+def _of_whole_rows(base: GpuCase) -> Iterator[GpuCase]:
+    """Cells that need all units of a row within a step: solo, and step by step where they are too large."""
+    norm, before = ("norm", "layer"), ("reset_after", False)
+    yield replace(base, options=(norm,))
+    yield replace(base, cell="gru", options=(before,))
+    yield replace(base, cell="gru", options=(before, norm))
 
 
 def _grid_checks(timings: tuple[GpuCase, ...]) -> Iterator[GpuCase]:

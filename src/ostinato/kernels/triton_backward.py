@@ -12,11 +12,11 @@ Arrays as in `triton_forward.py`; partials (2, tiles, ND, n_blocks, N, HS) float
 d_peephole (ND, tiles, 3 or 2, H), d_first (ND, B, H).
 
 With NORM: the recurrent products normalised, `even` (ND, B, T, G·HS), and 1 over their standard deviations,
-`deviations` (ND, B, T, groups) float32; the gradients of the products go to `d_products` (ND, B, T, G·HS), those
-of the scale and shift of c, summed over rows, to d_norm_c (ND, tiles, 2, H). GIVEN: the part of step s + 1 comes
-from torch, in `given` (ND, B, HS), and what makes that of step s goes to `sent` (ND, B, G·HS); BEFORE, the
-gradient of the candidate's product goes to `sent_n` (ND, B, HS), and `triton_reset.py` does the rest of the step.
-Needs Triton when it is imported.
+`deviations` (ND, B, T, groups) float32; the gradients of the products go to `d_products` (ND, B, T, G·HS),
+those of the scale and shift of c, summed over rows, to d_norm_c (ND, tiles, 2, H). GIVEN: the part of step
+s + 1 comes from torch, in `given` (ND, B, HS), and what makes that of step s goes to `sent` (ND, B, G·HS);
+BEFORE, the gradient of the candidate's product goes to `sent_n` (ND, B, HS), and `triton_reset.py` does the
+rest of the step. Needs Triton when it is imported.
 """
 
 # Triton's language needs `else` after `return`, tuples that grow by `+`, and many arguments.
@@ -106,8 +106,8 @@ def add_sums(target, tile, n_tiles, d, u, H, sum_i, sum_f, sum_o, COUNT: tl.cons
 def backward_kernel(
     weights, peephole, mask, resets, noise, noise_step, noise_direction, zone_h, zone_c, rate_h, rate_c,
     gates, c_before, h_in, d_y, d_cells, d_h_from, d_c_from, d_h_to, d_c_to, d_first_h, d_first_c, d_peephole,
-    partials, arrived, weights_n, scales, norm_c, c_moments, even, deviations, d_products, d_norm_c, given, sent,
-    sent_n,
+    partials, arrived, weights_n, scales, norm_c, c_moments, even, deviations, d_products, d_norm_c, given,
+    sent, sent_n,
     B, T, H, HS, reverse_bits, tile_begin, n_tiles, n_blocks, s_begin, s_end, finishes,
     ND: tl.constexpr, CELL: tl.constexpr, GATES: tl.constexpr, SLOTS: tl.constexpr,
     RELU: tl.constexpr, COUPLED: tl.constexpr, ZONE_H: tl.constexpr, ZONE_C: tl.constexpr, RAW: tl.constexpr,

@@ -124,7 +124,7 @@ def _zoneout(task: Task, leaf: str, masks: Sequence[Tensor | None]) -> tuple[int
 
 
 def input_product(call: Call) -> Tensor:
-    """(B, T, ND·G·HS): W_ih x, normalised if asked for, and the biases, but for what the reset gate multiplies."""
+    """(B, T, ND·G·HS): W_ih x, normalised if asked for, and biases, less what the reset gate multiplies."""
     biases = [_input_bias(call.task, call.H, one) for one in call.weights]
     if call.task.options.norm:
         parts = [
@@ -150,14 +150,14 @@ def narrowed(rows: Tensor, H: int) -> Tensor:
 
 def widened_columns(values: Tensor, H: int) -> Tensor:
     """H columns of each gate as HS, with zeros."""
-    if H == padded(H):
+    if padded(H) == H:
         return values
     return F.pad(values.unflatten(-1, (-1, H)), (0, padded(H) - H)).flatten(-2)
 
 
 def narrowed_columns(values: Tensor, H: int) -> Tensor:
     """What `widened_columns` was given."""
-    return values if H == padded(H) else values.unflatten(-1, (-1, padded(H)))[..., :H].flatten(-2)
+    return values if padded(H) == H else values.unflatten(-1, (-1, padded(H)))[..., :H].flatten(-2)
 
 
 def _resized(rows: Tensor, old: int, new: int) -> Tensor:
@@ -210,7 +210,7 @@ def packed_weights(call: Call, plan: Plan, K: int) -> Tensor | None:
 
 
 def candidate_weights(call: Call, plan: Plan, K: int) -> Tensor | None:
-    """(ND, U, K): the GRU's recurrent weights of n where its reset gate comes before them, of one thread block."""
+    """(ND, U, K): the GRU's recurrent weights of n where its reset gate comes before them, of one block."""
     if call.task.options.reset_after or plan.is_by_rows:
         return None
     H = call.H

@@ -15,7 +15,7 @@ import torch
 from ostinato.kernels import triton_plan
 from ostinato.kernels.cell_options import CellOptions
 from ostinato.kernels.task import Task
-from ostinato.kernels.triton_call import slots_of
+from ostinato.kernels.triton_call import gates_of, slots_of
 from ostinato.kernels.triton_plan import CHIPS, FUSED, STREAMED, Plan, padded_gates
 
 _POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
@@ -119,6 +119,62 @@ def _cases() -> Iterator[CompileCase]:
         yield from _both(_task("gru", keeps="outputs"), 32, 64, half, capability)
         yield from _both(_task("lstm"), 32, 512, half, capability, only="step")
         yield from _both(_task("lstm"), 32, 160, single, capability, precision="tf32x3")
+        yield from _whole_rows(capability)
+
+
+def _whole_rows(capability: tuple[int, int]) -> Iterator[CompileCase]:
+    """Layer normalisation, and the reset gate before its product: solo, and by rows where it does not fit."""
+    half, single = torch.bfloat16, torch.float32
+    norm, before = CellOptions(norm=True), CellOptions(reset_after=False)
+    for H in (32, 64, 128, 512, 1000):
+        yield from _both(_task("lstm", norm), 16, H, half, capability)
+        yield from _both(_task("gru", before), 16, H, half, capability)
+    for H in (64, 512):
+        yield from _both(_task("lstm", norm), 16, H, single, capability)
+        yield from _both(_task("gru", before), 16, H, single, capability)
+    both = CellOptions(norm=True, reset_after=False)
+    for H in (64, 128, 512):
+        yield from _both(_task("gru", norm), 32, H, torch.float16, capability)
+        yield from _both(_task("gru", both), 32, H, half, capability, has_all=True)
+    for options in (before, both):
+        yield from _between_products(options, half, capability)
+    yield from _both(_task("rnn", norm), 32, 256, half, capability)
+    everything = CellOptions(norm=True, peephole=True, zoneout={"h": 0.1, "c": 0.1}, training=True)
+    for H in (64, 512):
+        yield from _both(_task("lstm", everything), 32, H, half, capability, has_all=True)
+
+
+def _between_products(
+    options: CellOptions, dtype: torch.dtype, capability: tuple[int, int]
+) -> Iterator[CompileCase]:
+    """What stands between two products of torch within a step."""
+    B, H, real = 32, 512, _POINTERS[dtype]
+    task, chip = _task("gru", options), CHIPS[capability]
+    plan = triton_plan.plan(task._replace(keeps="nothing"), B, H, dtype, chip)
+    sizes = dict.fromkeys(("B", "T", "H", "HS", "reverse_bits", "s"), "i32")
+    scales = {"scales": real if options.norm else None}
+    forward = dict.fromkeys(("x_gates", "given", "seen", "inner"), real)
+    backward = dict.fromkeys(("gates", "h_in", "noise", "d_inner", "sent"), real)
+    backward |= {"noise_step": "i32", "noise_direction": "i32", "d_h": "*fp32"}
+    of_norm = {"even": real, "deviations": "*fp32", "d_products": real}
+    both = {
+        "reset": {**forward, **scales},
+        "reset_backward": {
+            **backward, **scales, **(of_norm if options.norm else dict.fromkeys(of_norm))
+        },
+    }  # fmt: skip
+    for k, (name, given) in enumerate(both.items()):
+        signature = {key: kind for key, kind in (given | sizes).items() if kind is not None}
+        constants: dict[str, Any] = {key: None for key, kind in given.items() if kind is None}
+        constants |= {"ND": 1, "U": plan.U, "N": plan.N, "NORM": options.norm}
+        aligned = [key for key, kind in signature.items() if kind.startswith("*")]
+        yield CompileCase(
+            f"{_name(task)} {name} B={B} H={H} {str(dtype).removeprefix('torch.')} "
+            f"sm_{capability[0]}{capability[1]}",
+            ("ostinato.kernels.triton_reset", f"{name}_kernel"), signature, constants, (*aligned, "H", "HS"),
+            plan.num_warps[k], 1, capability,
+            Facts(products=False, wide=False, hot=True, shared_bytes=chip.shared_bytes),
+        )  # fmt: skip
 
 
 def _task(cell: str, options: CellOptions = _PLAIN, keeps: str = "gates") -> Task:
@@ -154,16 +210,21 @@ def _both(
         aligned = [name for name, kind in signature.items() if kind.startswith("*")]
         aligned += ["HS"] + ["H"] * (H % 16 == 0)
         yield CompileCase(
-            f"{task.cell} {part} {plan.mode} B={B} H={H} {str(dtype).removeprefix('torch.')} {precision}"
+            f"{_name(task)} {part} {plan.mode} B={B} H={H} {str(dtype).removeprefix('torch.')} {precision}"
             f"{' everything' if has_all else ''} sm_{capability[0]}{capability[1]}",
             (f"ostinato.kernels.triton_{part}", f"{part}_kernel"), signature, constants, tuple(aligned),
             plan.num_warps[part == "backward"], 1, capability,
             Facts(
-                products=True, wide=_is_wide(plan, part, capability), hot=precision == "tf32" and plan.N < 64,
+                products=not plan.is_by_rows, wide=not plan.is_by_rows and _is_wide(plan, part, capability),
+                hot=precision == "tf32" and plan.N < 64,
                 shared_bytes=chip.shared_bytes, cooperative=plan.mode == "group",
                 resident_bytes=plan.rows * min(plan.K, plan.back_K) * dtype.itemsize if plan.stays else 0,
             ),
         )  # fmt: skip
+
+
+def _name(task: Task) -> str:
+    return task.cell + "-norm" * task.options.norm + "-before" * (not task.options.reset_after)
 
 
 def _is_wide(plan: Plan, part: str, capability: tuple[int, int]) -> bool:
@@ -181,7 +242,11 @@ def _arguments(
     kinds = [(2 if options.training else 1) if leaf in options.zoneout else 0 for leaf in "hc"]
     state = "*fp32" if plan.is_phased else real
     given: dict[str, str | None] = {
-        "weights": real, "peephole": real if options.peephole else None,
+        "weights": None if plan.is_by_rows else real,
+        "weights_n": real if is_solo and not options.reset_after else None,
+        "scales": real if options.norm else None, "norm_c": real if options.norm and is_lstm else None,
+        "c_moments": "*fp32" if options.norm and is_lstm else None,
+        "given": real if plan.is_by_rows else None, "peephole": real if options.peephole else None,
         "mask": "*u8" if has_all else None, "resets": "*u8" if has_all else None,
         "noise": real if has_all else None,
         "zone_h": "*u8" if kinds[0] == 2 else None, "zone_c": "*u8" if kinds[1] == 2 else None,
@@ -196,27 +261,32 @@ def _arguments(
         "ND": 2 if has_all else 1, "CELL": task.cell, "GATES": padded_gates(task), "SLOTS": slots_of(task),
         "RELU": options.nonlinearity == "relu", "COUPLED": options.coupled_gates, "ZONE_H": kinds[0],
         "ZONE_C": kinds[1], "U": plan.U, "N": plan.N, "BLOCK": STREAMED,
-        "SOLO": is_solo, "SYNC": plan.mode == "group", "PRECISION": plan.precision,
+        "SOLO": is_solo, "SYNC": plan.mode == "group", "PRECISION": plan.precision, "REAL": gates_of(task),
+        "NORM": options.norm, "BEFORE": not options.reset_after, "GIVEN": plan.is_by_rows,
     }  # fmt: skip
+    is_second = plan.is_by_rows and not options.reset_after
     if part == "forward":
         given |= {
-            "x_gates": real, "bias_n": real if task.cell == "gru" else None, "h_from": state, "h_to": state,
+            "given_n": real if is_second else None, "x_gates": real, "h_from": state, "h_to": state,
+            "bias_n": real if task.cell == "gru" and options.reset_after else None,
             "c_from": state if is_lstm else None, "c_to": state if is_lstm else None,
             "initial_h": real if has_all else None, "initial_c": real if has_all and is_lstm else None,
-            "seen": None if is_solo else real, "h_in": real if is_solo or has_all else None, "y": real,
+            "seen": None if is_solo else real,
+            "h_in": real if is_solo or has_all or plan.is_by_rows else None, "y": real,
             "cells": None, "gates": real if keeps == "gates" else None, "prepares": "i32",
         }  # fmt: skip
-        constants |= {
-            "REAL": 3 if task.cell == "gru" else slots_of(task), "K": plan.K, "CHUNKS": plan.chunks,
-            "AHEAD": plan.ahead,
-        }  # fmt: skip
+        constants |= {"K": plan.K, "CHUNKS": plan.chunks, "AHEAD": plan.ahead}
     else:
         given |= {
             "h_in": real, "d_y": real, "d_cells": None, "d_h_from": "*fp32", "d_h_to": "*fp32",
             "d_c_from": "*fp32" if is_lstm else None, "d_c_to": "*fp32" if is_lstm else None,
             "d_first_h": "*fp32" if has_all else None, "d_first_c": "*fp32" if has_all and is_lstm else None,
-            "d_peephole": "*fp32" if options.peephole else None, "partials": None if is_solo else "*fp32",
-            "finishes": "i32",
+            "d_peephole": "*fp32" if options.peephole else None,
+            "partials": None if is_solo or plan.is_by_rows else "*fp32",
+            "finishes": "i32", "even": real if options.norm else None,
+            "deviations": "*fp32" if options.norm else None, "d_products": real if options.norm else None,
+            "d_norm_c": "*fp32" if options.norm and is_lstm else None,
+            "sent": real if plan.is_by_rows else None, "sent_n": real if is_second else None,
         }  # fmt: skip
         constants |= {
             "RAW": keeps == "outputs",

@@ -12,11 +12,11 @@ order of work. Arrays (contiguous; S slots, P = H, HS = H rounded up to 16, ND d
 x_gates (B, T, ND, G·H), y (B, T, ND, H), seen and h_in (ND, B, T, HS), gates (ND, B, T, S·HS), c_before (ND,
 B, T, HS), states (ND, B, H), noise (ND, T or 1, B, H).
 
-Layer normalisation (NORM) and a reset gate before its product (BEFORE) need all units of a row within a step.
-A solo block has them. Else (GIVEN) every launch of a step finds the products of torch in `given` (ND, B, G·HS)
-and `given_n` (ND, B, HS), and leaves in `seen` (ND, B, 1, HS) what the next ones see; blocks then take whole
-rows. Their scales are (ND, G, H), norm_c (ND, 2, H), c_moments (ND, B, T, 2) float32. Needs Triton when it is
-imported.
+Layer normalisation (NORM) and a reset gate before its product (BEFORE) need all units of a row within a
+step. A solo block has them. Else (GIVEN) every launch of a step finds the products of torch in `given`
+(ND, B, G·HS) and `given_n` (ND, B, HS), and leaves in `seen` (ND, B, 1, HS) what the next ones see; blocks
+then take whole rows. Of norms: scales (ND, G, H), norm_c (ND, 2, H), c_moments (ND, B, T, 2) float32. Needs
+Triton when it is imported.
 """
 
 # Triton's language needs `else` after `return`, tuples that grow by `+`, and many arguments.

@@ -1,8 +1,8 @@
 """Device functions of layer normalisation: moments over all units of a row, forward and backward.
 
-A thread block must hold all units of its rows: nothing is exchanged. Tiles are (U, N) in float32, and as many
-of four as there are gates that are normalised together (COUNT); columns are (U, 1), moments (N,). Needs Triton
-when it is imported.
+A thread block must hold all units of its rows: nothing is exchanged. Tiles are (U, N) in float32, and as
+many of four as there are gates that are normalised together (COUNT); columns are (U, 1), moments (N,). Needs
+Triton when it is imported.
 """
 
 # mypy: ignore-errors

@@ -88,9 +88,14 @@ def input_gradient(call: Call, d_products: list[Tensor]) -> Tensor:
 
 
 def weight_gradients(
-    call: Call, slots: Tensor, h_in: Tensor, even: Even, of_input: tuple[Tensor, Tensor], d_cell: Tensor | None,
+    call: Call,
+    slots: Tensor,
+    h_in: Tensor,
+    even: Even,
+    of_input: tuple[Tensor, Tensor],
+    d_cell: Tensor | None,
     d: int,
-) -> dict[str, Tensor]:
+) -> dict[str, Tensor]:  # fmt: skip
     """Of direction d, by name; `d_cell`: of the cell state's scale and shift, (ND, tiles, 2, H)."""
     H, HS = call.H, padded(call.H)
     d_product, d_scale = of_input
@@ -111,12 +116,10 @@ def weight_gradients(
 
 def _scale_gradient(call: Call, slots: Tensor, even: Even, d: int) -> Tensor:
     """(G·HS) in float32: gradients after the products were scaled, times what was scaled."""
-    places = range(slots_of(call.task))
+    places = list(range(slots_of(call.task)))
     if call.task.cell == "gru":
         places = [1, 2, 3] if call.task.options.reset_after else [1, 2, 0]
     by_gate = slots[d].flatten(0, 1).unflatten(1, (-1, padded(call.H)))
     products = even.products[d].flatten(0, 1).unflatten(1, (-1, padded(call.H)))
     # Gate by gate, and in float32: half the range of float16 lies below the products' smallest.
-    return torch.cat(
-        [(by_gate[:, k].float() * products[:, gate]).sum(0) for gate, k in enumerate(places)]
-    )
+    return torch.cat([(by_gate[:, k].float() * products[:, gate]).sum(0) for gate, k in enumerate(places)])

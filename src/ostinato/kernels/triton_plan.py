@@ -165,9 +165,9 @@ def plan(
         needed += 0 if task.options.reset_after else U * U * size
         if needed <= chip.shared_bytes and U <= 256:
             reason = f"all recurrent weights fit into one thread block ({needed // _KIB} KiB)"
-            found = _cut("solo", reason, B, H, gates, U, 16, ((0, U),), B, precision)
+            solo = _cut("solo", reason, B, H, gates, U, 16, ((0, U),), B, precision)
             # Moments need registers.
-            return found._replace(num_warps=(8, 8)) if task.options.norm and U >= 64 else found
+            return solo._replace(num_warps=(8, 8)) if task.options.norm and U >= 64 else solo
         reasons.append(
             f"the recurrent weights take {needed // _KIB} KiB, a thread block has {chip.shared_bytes // _KIB}"
         )

@@ -25,8 +25,8 @@ class Products:
             multiply themselves.
         given_n: (ND, B, HS): the candidate's product; None where there is no second product.
         seen: (ND, B, 1, HS) forward: what the next product sees.
-        sent: (ND, B, G·HS) backward: the gradients of the products of a step, of which `sent_n` (ND, B, HS) are
-            the candidate's.
+        sent: (ND, B, G·HS) backward: the gradients of the products of a step, but for those of the candidate,
+            `sent_n` (ND, B, HS).
     """
 
     given: Tensor | None = None
@@ -82,8 +82,8 @@ class Products:
             names = ("noise", "noise_step", "noise_direction")
             reset_backward_kernel[self._grid()](
                 given["gates"], given["h_in"], *(given[name] for name in names), self.given_n, self.sent, d_h,
-                *(given[name] for name in ("scales", "even", "deviations", "d_products")), s=s, **self._sizes(),
-                **self._options(1),
+                *(given[name] for name in ("scales", "even", "deviations", "d_products")), s=s,
+                **self._sizes(), **self._options(1),
             )  # fmt: skip
         torch.bmm(self.sent, self._first, out=self.given)
 
