@@ -83,6 +83,8 @@ def test_byte_pairs_without_their_library_say_what_installs_it(monkeypatch):
 
 
 def test_scripts_without_blanks_have_a_word_for_each_sign():
+    assert PairUnits("bpe", PAIRS).tokens(" 日本 and2, カ ") == ["日", "本", "and2,", "カ"]
+    assert PairUnits("symbol").tokens("日本 b") == ["日本", "b"]
     assert PairUnits("word").split("日本語 and2 カナ。") == [
         f"{BLANK}日", "本", "語", f"{BLANK}and2", f"{BLANK}カ", "ナ", "。"
     ]  # fmt: skip

@@ -16,6 +16,7 @@ from ostinato.errors import InputError, RunFolderError
 UNITS = ("word", "char", "bpe", "symbol")
 BLANK = "\u2581"  # ▁, before a word that a blank precedes
 _PIECE = re.compile(rf"\s+|[{UNSPACED}]|[^\W{UNSPACED}]+|[^\w\s]")
+_TOKEN = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
 _LOOKED_AT, _KEPT_WORDS = 20_000, 1 << 17
 _UNBROKEN, _MOST_SYMBOLS, _SYMBOL_USES = 0.95, 256, 50
 
@@ -74,8 +75,10 @@ class PairUnits:
 
     def tokens(self, text: str) -> list[str]:
         """What errors are counted in: characters or symbols, and of words and byte pairs what stands between
-        blanks."""
-        return list(text.strip()) if self.kind == "char" else text.split()
+        blanks, each Han character and each kana by itself."""
+        if self.kind == "char":
+            return list(text.strip())
+        return text.split() if self.kind == "symbol" else _TOKEN.findall(text)
 
     def join(self, units: Sequence[str]) -> str:
         """The text of units, also of such as no text was cut into."""

@@ -296,3 +296,14 @@ def test_a_share_that_is_none_is_damage(fitted, tmp_path):
     fitted.share_ = share
     with pytest.raises(RunFolderError, match="do not fit each other"):
         ot.load(tmp_path / "run")
+
+
+@pytest.mark.parametrize("unit", ["word", "bpe"])
+def test_a_blank_at_the_end_of_a_prompt_belongs_to_what_comes(unit):
+    given = {"vocabulary_size": 300} if unit == "bpe" else {}
+    fitted = model(epochs=1, unit=unit, **given).fit(io.StringIO(TEXT))
+    for seed in range(4):
+        bare = "the" + fitted.generate("the", length=9, seed=seed)
+        spaced = "the " + fitted.generate("the ", length=9, seed=seed)
+        assert spaced == bare or not bare.startswith("the ")
+    assert fitted.generate("\n  ", length=9) == fitted.generate("\n", length=9)

@@ -51,3 +51,13 @@ def test_errors_are_counted_to_the_nearest_reference():
 def test_pairs_with_one_source_are_each_others_references():
     right = by_source(["read", "lead", "read", "read"], ["R EH D", "L EH D", "R IY D", "R EH D"])
     assert right == {"read": ["R EH D", "R IY D"], "lead": ["L EH D"]}
+
+
+def test_texts_that_look_tokenised_are_scored_without_a_warning(caplog):
+    said = ["a b c d ."] * 120
+    assert text_scores(said, [[text] for text in said], str.split)["bleu"] == pytest.approx(100)
+    assert not caplog.records
+
+
+def test_of_scripts_without_blanks_rouge_counts_signs():
+    assert rouge_l("日本語", "日本", rouge_words([["日本"]])) == pytest.approx(0.8)

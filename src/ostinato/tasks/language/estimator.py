@@ -355,7 +355,10 @@ class LanguageModel(RunEstimator):
         generation.check_request(prompt, length, stop)
         self.network_.to(find_device(self.device))
         prompt = prompt.replace("\r\n", "\n")
-        ids = self.units_.encode(prompt).astype(np.int64).tolist()
+        is_char = self.units_.unit == "char"
+        # Of words and byte pairs the blank belongs to the unit that comes.
+        told = prompt if is_char else prompt.rstrip(" \t")
+        ids = self.units_.encode(told).astype(np.int64).tolist()
         self.notes_ = []
         if unknown := sum(number == 0 for number in ids):
             self.notes_.append(
@@ -363,7 +366,8 @@ class LanguageModel(RunEstimator):
             )
         pieces = generation.generated(
             self.network_, self.units_, [self.units_.start, *ids], length=length, temperature=temperature,
-            top_k=top_k, top_p=top_p, seed=seed, at_line_start=not prompt or prompt.endswith("\n"),
+            top_k=top_k, top_p=top_p, seed=seed, at_line_start=not told or told.endswith("\n"),
+            after_blank=told != prompt,
         )  # fmt: skip
         return generation.until(pieces, stop)
 

@@ -91,6 +91,7 @@ def generated(
     top_p: float | None,
     seed: int,
     at_line_start: bool,
+    after_blank: bool,
 ) -> Iterator[str]:
     """Pieces of text as they come; see `LanguageModel.stream`."""
     step, state = stepper(network, read_prompt(network, ids))
@@ -100,12 +101,14 @@ def generated(
         step, state, torch.tensor([ids[-1]], device=device), end=None, max_length=length, seed=seed,
         temperature=temperature, top_k=top_k, top_p=top_p,
     )  # fmt: skip
-    return _decoded(tokens, units.decoder(at_line_start=at_line_start))
+    return _decoded(tokens, units.decoder(at_line_start=at_line_start), after_blank=after_blank)
 
 
-def _decoded(tokens: Iterator[int], decoder: TextDecoder) -> Iterator[str]:
+def _decoded(tokens: Iterator[int], decoder: TextDecoder, *, after_blank: bool) -> Iterator[str]:
     for token in tokens:
-        yield decoder.push(token)
+        piece = decoder.push(token)
+        yield piece.removeprefix(" ") if after_blank else piece
+        after_blank = after_blank and not piece
     yield decoder.finish()
 
 
