@@ -299,6 +299,25 @@ def test_a_run_is_not_written_over_and_a_finished_one_is_taken_over(call, tagged
     assert before == {path: path.stat().st_mtime_ns for path in (tagged / "run").iterdir()}
 
 
+@pytest.mark.parametrize("task", ["tag", "classify"])
+def test_a_run_begins_with_another(call, tagged, classified, tmp_path, task):
+    folder = {"tag": tagged, "classify": classified}[task]
+    file = {"tag": "chunks.txt", "classify": "mail.tsv"}[task]
+    more = () if task == "tag" else ("--text", "text", "--label", "label")
+    given = (folder / file, *more, "--epochs", "1", "--quiet", "--init", folder / "run", "--json")
+    code, said, errors = call("train", task, *given, "--out", tmp_path / "run")
+    assert code == 0, errors
+    notes = json.loads(said)["notes"]
+    assert any(note.startswith("begins with the run in") for note in notes)
+    assert any("learned from the same data" in note for note in notes)
+    code, again, _ = call("train", task, *given, "--out", tmp_path / "run", "--resume")
+    assert (code, json.loads(again)["model"]) == (0, json.loads(said)["model"])
+    other = {"tag": classified, "classify": tagged}[task] / "run"
+    code, _, errors = call("train", task, folder / file, *more, "--init", other, "--out", tmp_path / "other")
+    assert code == 2
+    assert "begin with a run of ostinato train language or ostinato train" in errors
+
+
 def test_the_table_shows_accuracy_and_spans(call, tagged):
     code, text, _ = call("evaluate", tagged / "run", tagged / "chunks.txt")
     assert code == 0

@@ -102,3 +102,19 @@ def test_what_has_no_default_is_asked_for(call, data, tmp_path):
         assert code == 2
         assert message in errors
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_begins_with_another(call, data, tmp_path):
+    def train(horizon, *more):
+        roles = ("--time", "day", "--target", "sold", "--horizon", horizon)
+        return call("train", "forecast", data, *roles, *SMALL, "--json", *more)
+
+    assert train(5, "--out", tmp_path / "one")[0] == 0
+    code, text, errors = train(5, "--init", tmp_path / "one", "--out", tmp_path / "two")
+    assert code == 0, errors
+    note = f"begins with the network of the run in '{tmp_path / 'one'}'"
+    assert note in json.loads(text)["notes"]
+    code, _, errors = train(3, "--init", tmp_path / "one", "--out", tmp_path / "three")
+    assert code == 2
+    assert "says 5 steps at once; pass horizon=5" in errors
+    assert not (tmp_path / "three").exists()

@@ -375,7 +375,7 @@ OPTIONS = {
     "seed": 1,
     "loss": "huber",
 }
-ELSEWHERE = {"dropout_between", "max_time_s", "patience", "device", "progress"}
+ELSEWHERE = {"dropout_between", "init", "max_time_s", "patience", "device", "progress"}
 
 
 def test_every_parameter_is_in_a_test_of_its_effect():
@@ -708,3 +708,38 @@ def test_labels_are_numbered_in_their_order_at_every_real_step():
     assert codes.values.tolist() == [[1, 0], [0, 2]]
     assert codes.flat.tolist() == [1, 0, 2]
     assert codes.place(2) == "y[1] at step 1"
+
+
+@pytest.mark.parametrize("output", ["sequence", "step"])
+def test_an_estimator_begins_with_another(tmp_path, output):
+    rng = np.random.default_rng(3)
+    x = rng.normal(3.0, 2.0, size=(40, 6, 2))
+    y = x[:, :, 0] + 5 if output == "step" else x[:, :, 0].mean(axis=1)
+    quick = {"hidden_size": 6, "epochs": 3, "progress": "quiet"}
+    still = {"epochs": 1, "learning_rate": 1e-12, "progress": "quiet", "init": tmp_path / "run"}
+    first = ot.SequenceRegressor(**quick).fit(x, y).save(tmp_path / "run")
+    begun = ot.SequenceRegressor(**still).fit(x[:10] * 3, y[:10] * 3, out=tmp_path / "begun")
+    assert begun.settings_.hidden_size == 6
+    np.testing.assert_allclose(begun.predict(x), first.predict(x), rtol=1e-5)
+    np.testing.assert_array_equal(ot.load(tmp_path / "begun").predict(x), begun.predict(x))
+    again = ot.SequenceRegressor(**still).fit(x[:10], y[:10], out=tmp_path / "begun", resume=True)
+    np.testing.assert_array_equal(again.predict(x), begun.predict(x))
+    with pytest.raises(InputError, match=r"hidden_size=7: the run in init=.* has 6; leave it out"):
+        ot.SequenceRegressor(**still, hidden_size=7).fit(x, y)
+    with pytest.raises(InputError, match=r"X: columns: the run in init=.* has 2, found 1"):
+        ot.SequenceRegressor(**still).fit(x[:, :, :1], y)
+    with pytest.raises(InputError, match=r"y: one answer for each: the run in init=.*, found"):
+        ot.SequenceRegressor(**still).fit(x, x[:, 0, 0] if output == "step" else x[:, :, 0])
+    with pytest.raises(InputError, match="holds a 'sequence_regressor'; begin with a run of a SequenceClass"):
+        ot.SequenceClassifier(**still).fit(x, y.reshape(40, -1)[:, 0] > 3)
+
+
+def test_labels_that_a_run_knows_keep_their_outputs(tmp_path):
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(40, 6, 2))
+    first = ot.SequenceClassifier(hidden_size=6, epochs=3, progress="quiet")
+    first.fit(x, np.array(["a", "b", "c", "a"] * 10)).save(tmp_path / "run")
+    still = {"epochs": 1, "learning_rate": 1e-12, "progress": "quiet", "init": tmp_path / "run"}
+    begun = ot.SequenceClassifier(**still).fit(x[:8], np.array(["c", "a"] * 4))
+    shares = first.predict_proba(x)[:, [0, 2]]
+    np.testing.assert_allclose(begun.predict_proba(x), shares / shares.sum(1, keepdims=True), atol=1e-5)

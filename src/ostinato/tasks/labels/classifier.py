@@ -19,7 +19,7 @@ from ostinato.layers.arguments import check_sizes
 from ostinato.layers.options import check_choice
 from ostinato.models.encoder import CELLS
 from ostinato.tasks.labels.baselines import Regression, cross_predicted
-from ostinato.tasks.labels.beginning import require_same_values, take_members
+from ostinato.tasks.labels.beginning import GENTLE, require_same_values, take_members
 from ostinato.tasks.labels.calibration import Calibration
 from ostinato.tasks.labels.classifier_answers import answer_columns, sklearn_tags, typed
 from ostinato.tasks.labels.ensemble import Ensemble, held_out_probabilities
@@ -198,8 +198,10 @@ class Classifier(LabelEstimator):
         return typed(self._require_fitted("_names_"), self._label_type_)
 
     def _choose(self, data: Examples) -> dict[str, Any]:
-        old = self._first and self._first.preparation_
-        chosen = inputs_class(self.kind_).choose(data, self.settings_, old)
+        first = self._first
+        chosen = inputs_class(self.kind_).choose(data, self.settings_, first and first.preparation_)
+        if first is not None and set(self._names_) <= set(first._names_):
+            chosen["learning_rate"] *= GENTLE
         if len(data) < 4 * FEW_FOLDS:
             chosen["members"] = min(chosen["members"], 2)
         if self.held_out is not None:

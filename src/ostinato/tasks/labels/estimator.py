@@ -215,13 +215,13 @@ class LabelEstimator(RunEstimator):
         s = self.settings_
         assert s.batch_size is not None
         steps_per_epoch = math.ceil(len(inputs) / s.batch_size)
+        # A run to begin with may be the best that there is.
+        optimizer = self._optimizer() | {"validate_first": self._first is not None}
         training = Training(
             self.network_,
             inputs,
             s.batch_size,
-            lambda budget_s, epochs: training_settings(
-                s, self._optimizer(), budget_s, epochs, steps_per_epoch
-            ),
+            lambda budget_s, epochs: training_settings(s, optimizer, budget_s, epochs, steps_per_epoch),
             lambda: self._validate(checks),
             len(checks),
             n_tests,

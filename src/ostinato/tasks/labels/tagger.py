@@ -16,6 +16,7 @@ from ostinato.data.examples import Examples
 from ostinato.errors import InputError
 from ostinato.layers.options import check_choice
 from ostinato.models.tagger import OUTPUTS, TaggerNetwork
+from ostinato.tasks.labels.beginning import GENTLE
 from ostinato.tasks.labels.calibration import Calibration, fit_named
 from ostinato.tasks.labels.estimator import LabelEstimator
 from ostinato.tasks.labels.reading import read_examples
@@ -198,10 +199,12 @@ class Tagger(LabelEstimator):
     def _choose(self, data: Examples) -> dict[str, Any]:
         n = len(data)
         batch_size = self.settings_.batch_size or (32 if n >= 4000 else 16 if n >= 800 else 8)
+        begun = self._first
+        is_known = begun is not None and self.answers_.are_among(begun.answers_)
         return {
             "cell": "lstm", "hidden_size": 200, "num_layers": 1, "dropout": 0.4, "word_size": 100,
             "batch_size": batch_size, "epochs": int(np.clip(STEPS * batch_size // n, 12, 60)),
-            "max_time_s": 480.0, "learning_rate": 3e-3, "weight_decay": 0.01,
+            "max_time_s": 480.0, "learning_rate": 3e-3 * (GENTLE if is_known else 1.0), "weight_decay": 0.01,
             "held_out": 1 / max(10, round(n / MOST_HELD_OUT)), "joint": bool(self.answers_.labels),
             "decoder": "crf" if self.answers_.spelling.has_spans else "softmax",
         }  # fmt: skip

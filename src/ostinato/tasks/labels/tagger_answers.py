@@ -77,6 +77,10 @@ class Answers:
         """The tags of `merge`, sorted."""
         return self._names  # type: ignore[attr-defined]
 
+    def are_among(self, others: Answers) -> bool:
+        """Whether a network that says the others says all of these."""
+        return {*self.learned} <= {*others.learned} and {*self.labels} <= {*others.labels}
+
     def tag_numbers(self, tags: Sequence[str]) -> list[int]:
         """Learned tags by number; 0 for those that training did not have, which nothing is learned from."""
         numbers: dict[str, int] = self._numbers  # type: ignore[attr-defined]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ostinato.tasks.sequences.estimator import SequenceEstimator
 from ostinato.tasks.sequences.targets import Classes, Targets, read_labels
+from ostinato.tasks.transfer import places
 from ostinato.training import metrics
 
 
@@ -95,6 +96,9 @@ class SequenceClassifier(SequenceEstimator):
         self.classes_ = classes.labels
         codes = classes.encode(targets).flat
         self.shares_ = np.bincount(codes, minlength=len(classes)) / len(codes)
+
+    def _take_answers(self, first: Self) -> list[int]:
+        return places(self.classes_.tolist(), first.classes_.tolist())
 
     def _encoded(self, targets: Targets) -> Targets:
         return Classes(self.classes_).encode(targets)

@@ -21,6 +21,7 @@ from ostinato.layers.options import check_choice
 from ostinato.models.labeller import Labeller
 from ostinato.tasks.base import Estimator
 from ostinato.tasks.sequences import storage
+from ostinato.tasks.sequences.beginning import inputs_of, read_first, settings_with, take_network
 from ostinato.tasks.sequences.network import Network, Part
 from ostinato.tasks.sequences.splitting import Split, split_off
 from ostinato.tasks.sequences.targets import OUTPUTS, Targets, read_targets
@@ -30,6 +31,10 @@ from ostinato.training.randomness import kept_randomness
 from ostinato.training.run_folder import RunFolder, is_committed
 from ostinato.training.settings import TrainingSettings
 
+_OF_TRAINING = (
+    "epochs", "max_time_s", "learning_rate", "optimizer", "weight_decay", "schedule", "clip_norm",
+    "averaging", "seed",
+)  # fmt: skip
 _DROPOUTS = ("dropout_in", "dropout_between", "dropout_out", "dropout_recurrent")
 
 
@@ -70,6 +75,8 @@ class SequenceEstimator(Estimator):
     """Further options of the recurrent layers by name, such as {"norm": "layer", "zoneout_h": 0.1}."""
     scale_inputs: bool = True
     """Bring every input to mean 0 and variance 1, by the real steps of the training part."""
+    init: str | Path | None = None
+    """Run folder of an estimator of the same class whose network and scaling are gone on with."""
     epochs: int | None = 30
     """Passes over the training part; None: until patience or time is up."""
     max_time_s: float | None = None
@@ -133,11 +140,13 @@ class SequenceEstimator(Estimator):
             self._forget()
             self.__dict__.update({n: v for n, v in vars(stored).items() if n.endswith("_")})
             return self
+        first = read_first(settings)
+        settings = settings if first is None else settings_with(settings, first)
         split = self._read(X, y, lengths, validation)
         run = None if folder is None else RunFolder.create(folder, exist_ok=resume)
         try:
             self._forget()
-            self._learn(settings, split, folder, resume)
+            self._learn(settings, split, folder, resume, first)
         except InputError:
             self._forget()
             if run is not None:
@@ -184,7 +193,7 @@ class SequenceEstimator(Estimator):
             raise SizeError("X: every sequence is empty; at least one needs a step")
         return Part(x, counts, self._read_values(read_targets(y, counts, x.shape[1], output)))
 
-    def _learn(self, settings: Self, split: Split, folder: Path | None, resume: bool) -> None:
+    def _learn(self, settings: Self, split: Split, folder: Path | None, resume: bool, first: Any) -> None:
         part, checks = split.part, split.checks
         assert part.targets is not None
         self.settings_ = settings
@@ -195,10 +204,14 @@ class SequenceEstimator(Estimator):
         real = part.x[np.arange(T) < part.lengths[:, None]]
         inputs = Scaling.fit(real) if settings.scale_inputs else Scaling.none(D)
         del real
+        if first is not None:
+            inputs, rows = inputs_of(self, first), self._take_answers(first)
         # The caller's random numbers stay as they were.
         with kept_randomness(torch.device("cpu")):
             torch.manual_seed(settings.seed)
             model = self._build(settings, D, part.targets)
+        if first is not None:
+            take_network(model, first, rows)
         self.network_ = Network(model, inputs)
         part, checks = self._prepared(part), None if checks is None else self._prepared(checks)
         sampler = RowSampler(
@@ -244,18 +257,8 @@ class SequenceEstimator(Estimator):
         )
 
     def _training_settings(self) -> TrainingSettings:
-        return TrainingSettings(
-            epochs=self.epochs,
-            max_time_s=self.max_time_s,
-            patience_validations=self.patience,
-            learning_rate=self.learning_rate,
-            optimizer=self.optimizer,
-            weight_decay=self.weight_decay,
-            schedule=self.schedule,
-            clip_norm=self.clip_norm,
-            averaging=self.averaging,
-            seed=self.seed,
-        )
+        given = {name: getattr(self, name) for name in _OF_TRAINING}
+        return TrainingSettings(patience_validations=self.patience, **given)
 
     def _notes(self, part: Part) -> list[str]:
         if (
@@ -358,6 +361,11 @@ class SequenceEstimator(Estimator):
     @abstractmethod
     def _learn_targets(self, targets: Targets, seen: Targets) -> None:
         """Learn what `_encoded` and the baselines need; `seen` has the rows held out for validation too."""
+
+    @abstractmethod
+    def _take_answers(self, first: Self) -> list[int]:
+        """Take what of the answers of another is gone on with; for each of its own C answers the row of the
+        other's output layer, `transfer.OWN` where there is none."""
 
     @abstractmethod
     def _encoded(self, targets: Targets) -> Targets:

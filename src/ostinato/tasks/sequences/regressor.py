@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ostinato.data.scaling import Scaling
+from ostinato.errors import InputError
 from ostinato.tasks.sequences.estimator import SequenceEstimator
 from ostinato.tasks.sequences.targets import Targets, read_numbers
 from ostinato.training import metrics
@@ -75,6 +76,16 @@ class SequenceRegressor(SequenceEstimator):
         flat = _with_columns(targets.flat)
         self.targets_ = Scaling.fit(flat)
         self.constants_ = {"mean": flat.mean(axis=0), "median": np.median(flat, axis=0)}
+
+    def _take_answers(self, first: Self) -> list[int]:
+        had, found = len(first.targets_.mean), self._output_size()
+        if found != had:
+            raise InputError(
+                f"y: the run in init={str(self.init)!r} says {had} numbers, found {found}; give as many, or "
+                "train without that run"
+            )
+        self.targets_ = first.targets_
+        return list(range(found))
 
     def _encoded(self, targets: Targets) -> Targets:
         return targets.replaced(self.targets_.forward(_with_columns(targets.flat)))

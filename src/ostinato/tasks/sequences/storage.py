@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,6 +12,7 @@ from ostinato.data.scaling import Scaling
 from ostinato.models.encoder import CELLS
 from ostinato.tasks.sequences.network import Network
 from ostinato.tasks.stored import adopt_history, cell_by_name, history_of, misfit, read_finished
+from ostinato.tasks.transfer import decided
 from ostinato.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 E = TypeVar("E", bound="SequenceEstimator")
 
+DECIDED = ("cell", "hidden_size", "num_layers", "bidirectional", "pooling", "layer_options", "scale_inputs")
+"""Parameters that the run in `init` decides."""
 _PREPARATION = "preparation/sequences.json"
 
 
@@ -42,13 +45,18 @@ def write(estimator: SequenceEstimator, run: RunFolder) -> None:
     run.commit(estimator.kind)
 
 
+def read_config(cls: type[E], run: RunFolder) -> E:
+    """An estimator that is not fitted, with the parameters of a run; a cell of the user's own by its name."""
+    return from_toml(cls, run.read_text("config.toml"), str(Path(run.path) / "config.toml"))
+
+
 def read(cls: type[E], run: RunFolder, cells: Sequence[type] = ()) -> E:
     """The estimator that `write` stored.
 
     Raises:
         RunFolderError: the files do not fit each other; InputError: a cell of the user's own is missing.
     """
-    estimator = from_toml(cls, run.read_text("config.toml"), str(Path(run.path) / "config.toml"))
+    estimator = read_config(cls, run)
     estimator.cell = cell_by_name(estimator.cell, cells, CELLS, run)
     if hasattr(estimator, "class_weight") and isinstance(estimator.class_weight, list):
         estimator.class_weight = dict(estimator.class_weight)
@@ -73,12 +81,19 @@ def read(cls: type[E], run: RunFolder, cells: Sequence[type] = ()) -> E:
 
 def read_again(estimator: E, run: RunFolder) -> E:
     """The estimator of a finished run that is to be resumed; errors as of `stored.read_finished`."""
-    return read_finished(estimator, run, read, _as_config)
+    if estimator.init is None:
+        return read_finished(estimator, run, read, _as_config)
+    # The config has what was decided, which nobody needs to ask for.
+    cells = [estimator.cell] if isinstance(estimator.cell, type) else []
+    had = _as_config(read(type(estimator), run, cells)) if run.kind == estimator.kind else estimator
+    values = decided(_as_config(estimator), type(estimator)(), had, DECIDED, run.path, "out")
+    return read_finished(replace(estimator, **values), run, read, _as_config)
 
 
 def _as_config(estimator: E) -> E:
     """The parameters as TOML can hold them: a cell by its name, factors of labels as pairs."""
     plain = {f.name: _plain(getattr(estimator, f.name)) for f in fields(estimator)}
+    plain["init"] = None if estimator.init is None else str(estimator.init)
     if not isinstance(estimator.cell, str):
         plain["cell"] = estimator.cell.__name__
     if isinstance(plain.get("class_weight"), Mapping):
