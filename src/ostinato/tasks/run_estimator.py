@@ -79,9 +79,12 @@ class RunEstimator(Estimator):
             self._forget()
             self.__dict__.update({n: v for n, v in vars(stored).items() if n.endswith("_")})
             return self
+        init = getattr(self, "init", None)
+        if init is not None:
+            prints = {**prints, same_data.INIT: same_data.run_fingerprint(init)}
         begun = same_data.kept(folder) if folder is not None and resume else {}
         if folder is not None and begun:
-            same_data.require_same(begun, prints, folder, ("data", "valid"))
+            same_data.require_same(begun, prints, folder, ("data", "valid", same_data.INIT))
         run = RunFolder.create(folder, exist_ok=resume) if folder and is_first_process() else None
         if run is not None:
             same_data.forget(run.path)

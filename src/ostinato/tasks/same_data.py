@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,21 +12,30 @@ from typing import Any
 
 from ostinato.errors import InputError, RunFolderError
 from ostinato.training.atomic import write_bytes_atomically
+from ostinato.training.run_folder import RunFolder
 
 Fingerprints = Mapping[str, Mapping[str, Any]]
 
-_NAMES = {"data": "the training data", "valid": "the validation part", "test": "the test part"}
+PARTS = ("data", "valid", "test")
+INIT = "init"
+_NAMES = {
+    "data": "the training data",
+    "valid": "the validation part",
+    "test": "the test part",
+    INIT: "the run to begin with",
+}
 # Beside the checkpoints, which are named by numbers: a run without it has none either.
 _STATE = Path("checkpoints") / "data.json"
 
 
 def require_same(
-    stored: Fingerprints, parts: Fingerprints, folder: Path, names: Iterable[str] = tuple(_NAMES)
+    stored: Fingerprints, parts: Fingerprints, folder: Path, names: Iterable[str] = PARTS
 ) -> None:
     """Refuse to go on with a run in `folder` on other data than it began with.
 
     Args:
-        stored, parts: fingerprints by the names of the arguments `data`, `valid`, `test`, of then and now.
+        stored, parts: fingerprints by the names of the arguments `data`, `valid`, `test`, `init`, of then and
+            now.
         names: those that matter.
 
     Raises:
@@ -76,9 +87,18 @@ def _difference(name: str, then: Mapping[str, Any] | None, now: Mapping[str, Any
         return ""
     if then is None or now is None:
         return f"{_NAMES[name]} was {'not given' if then is None else 'given'}"
+    if name == INIT:
+        return f"{_NAMES[name]}: another one"
     if then["examples"] != now["examples"]:
         return f"{_NAMES[name]}: {then['examples']} examples → {now['examples']}"
     return f"{_NAMES[name]}: other examples or labels"
+
+
+def run_fingerprint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A digest of a finished run; raises RunFolderError where there is none."""
+    files = RunFolder.open(path).files
+    sums = "".join(f"{name}\0{files[name]['sha256']}\n" for name in sorted(files))
+    return {"digest": hashlib.blake2b(sums.encode(), digest_size=16).hexdigest()}
 
 
 def joined_bytes(texts: Sequence[str]) -> bytes:

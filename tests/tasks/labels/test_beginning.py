@@ -1,5 +1,7 @@
 """Classifiers and taggers that begin with the run of another."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 import ostinato as ot
 from ostinato.data.examples import Examples, Sentence
 from ostinato.errors import InputError
+from ostinato.types import State
 
 rng = np.random.default_rng(0)
 WORDS = {"good": ["fine", "great", "superb", "lovely"], "bad": ["poor", "awful", "dull", "dreary"]}
@@ -103,7 +106,7 @@ def _trees(n, things):
     return [f"({k} (2 {rng.choice(things)}) ({k} {['poor', 'fine'][k]}))" for k in kinds]
 
 
-@pytest.mark.parametrize("kind", ["letters", "arrays", "documents", "char", "bpe"])
+@pytest.mark.parametrize("kind", ["letters", "arrays", "documents", "char", "bpe", "vectors"])
 def test_inputs_of_every_kind(kind, tmp_path):
     given = {"members": 1, **QUICK}
     if kind == "letters":
@@ -111,14 +114,24 @@ def test_inputs_of_every_kind(kind, tmp_path):
     elif kind == "arrays":
         options, data, other = {}, _signals(40), _signals(30)
     else:
-        options, data, other = {}, reviews(60), reviews(30, ["öpera"])
+        options, data, other = {}, reviews(60), reviews(30, ["öpera", "novel"])
         given |= {"hierarchy": True} if kind == "documents" else {"unit": kind}
+    if kind == "vectors":
+        # Of the words that only the other reviews have, the vectors know one.
+        rows = [
+            f"{word} " + " ".join(map(str, rng.normal(size=3))) for word in ["film", "novel", "fine", "x"]
+        ]
+        (tmp_path / "vectors.txt").write_text("\n".join(rows) + "\n")
+        given |= {"vectors": tmp_path / "vectors.txt", "unit": "word"}
     first = ot.Classifier(**given).fit(*data, **options).save(tmp_path / "run")
     own = {"hierarchy": True} if kind == "documents" else {}
     begun = ot.Classifier(init=tmp_path / "run", members=1, **own, **STILL).fit(*other, **options)
     np.testing.assert_allclose(deep_logits(begun, other[0]), deep_logits(first, other[0]), atol=1e-5)
     if kind == "letters":
         assert begun.preparation_.alphabet == "ACGNT"
+    if kind == "vectors":
+        assert "novel" in begun.preparation_.tokens.words
+        assert begun.preparation_.tokens.vector_words == ("x",)
 
 
 def test_trees_begin_with_trees(tmp_path):
@@ -286,6 +299,47 @@ def test_a_run_that_was_begun_is_gone_on_with(texts_run, tmp_path):
         (tmp_path / "run" / name).unlink()
     resumed = ot.Classifier(**given).fit(*data, out=tmp_path / "run", resume=True)
     np.testing.assert_array_equal(resumed.predict_proba(data[0]), whole.predict_proba(data[0]))
+
+
+def test_a_run_is_gone_on_with_from_the_same_beginning_only(texts_run, tmp_path):
+    first = texts_run[0]
+    data = reviews(30)
+    first.save(tmp_path / "first")
+    given = {"init": tmp_path / "first", "members": 1, "epochs": 2, "progress": "quiet"}
+    ot.Classifier(**given).fit(*data, out=tmp_path / "run")
+    shutil.rmtree(tmp_path / "first")
+    # A finished run needs it no more.
+    ot.Classifier(**given).fit(*data, out=tmp_path / "run", resume=True)
+    ot.Classifier(members=1, **QUICK).fit(*reviews(40)).save(tmp_path / "first")
+    (tmp_path / "run" / "manifest.json").unlink()
+    with pytest.raises(InputError, match=r"other data .the run to begin with: another one.; resume"):
+        ot.Classifier(**given).fit(*data, out=tmp_path / "run", resume=True)
+
+
+class Leaky(ot.Cell):
+    """A cell that is none of ours."""
+
+    def __init__(self, input_size, hidden_size):
+        super().__init__()
+        self.input_size = input_size
+        self.output_size = hidden_size
+        self.state_shapes = {"h": (hidden_size,)}
+        self.weight = torch.nn.Linear(input_size + hidden_size, hidden_size)
+
+    def step(self, x, state):
+        h = 0.5 * state["h"] + torch.tanh(self.weight(torch.cat([x, state["h"]], 1)))
+        return h, State({"h": h})
+
+
+def test_a_cell_of_the_users_own_is_passed_again(tmp_path):
+    data = _signals(30)
+    first = ot.Classifier(cell=Leaky, members=1, **{**QUICK, "epochs": 1}).fit(*data).save(tmp_path / "run")
+    with pytest.raises(
+        InputError, match="the cell 'Leaky' of the run is not part of ostinato; pass its class"
+    ):
+        ot.Classifier(init=tmp_path / "run", **STILL).fit(*data)
+    begun = ot.Classifier(init=tmp_path / "run", cell=Leaky, members=1, **STILL).fit(*data)
+    np.testing.assert_allclose(deep_logits(begun, data[0]), deep_logits(first, data[0]), atol=1e-6)
 
 
 def test_the_same_data_twice_is_said(texts_run, tmp_path):
