@@ -105,7 +105,7 @@ def read_aligned(source: Path, target: Path, encoding: str | None) -> Pairs:
             "of line i of the other: give files of equal length"
         )
     _require_some(files[0], counts[0])
-    notes = ()
+    notes: tuple[str, ...] = ()
     if _count_tabs(files[0]) >= counts[0]:
         notes = (f"{source}: there is a tab for each line; a file of pairs is given alone, without {target}",)
     return Pairs(

@@ -163,7 +163,7 @@ def test_a_killed_run_goes_on_to_what_it_would_have_been(tmp_path, monkeypatch):
 
     def dying(*args, **more):
         calls["n"] += 1
-        if calls["n"] == 3:
+        if calls["n"] == 8:  # in the second of four epochs
             raise KeyboardInterrupt
         return real(*args, **more)
 
@@ -171,6 +171,19 @@ def test_a_killed_run_goes_on_to_what_it_would_have_been(tmp_path, monkeypatch):
     monkeypatch.setattr(fitting.TrainingSettings, "__init__", _every_epoch(fitting.TrainingSettings.__init__))
     with pytest.raises(KeyboardInterrupt):
         model(weight_drop=0.2).fit(io.StringIO(TEXT), out=tmp_path / "killed")
+    plan_file = tmp_path / "killed/checkpoints/plan.json"
+    kept = plan_file.read_text()
+    for damage in ("{", "[]", "{}", kept.replace('"hidden_size": 24', '"hidden_size": "q"')):
+        plan_file.write_text(damage)
+        with pytest.raises(RunFolderError, match=r"plan.json: is not what training wrote"):
+            model(weight_drop=0.2).fit(io.StringIO(TEXT), out=tmp_path / "killed", resume=True)
+    plan_file.write_text(kept)
+    with pytest.raises(
+        InputError, match=r"begun with other parameters \(hidden_size 24 → 25, epochs 4 → 5\)"
+    ):
+        model(weight_drop=0.2, epochs=5, hidden_size=25).fit(
+            io.StringIO(TEXT), out=tmp_path / "killed", resume=True
+        )
     resumed = model(weight_drop=0.2).fit(io.StringIO(TEXT), out=tmp_path / "killed", resume=True)
     assert resumed.metrics_ == whole.metrics_
     with pytest.raises(InputError, match="other parameters"):

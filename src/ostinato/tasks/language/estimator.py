@@ -205,13 +205,13 @@ class LanguageModel(RunEstimator):
             self.settings_, corpus, checks, len(test) if test is not None else 0, len(self.units_),
             lambda: self._left_s(started_s), self.units_, source,
         )  # fmt: skip
-        kept = storage.kept_plan(folder) if folder is not None and resume else None
+        kept = storage.kept_plan(folder, settings) if folder is not None and resume else None
         chosen, said = (kept, []) if kept is not None else fitting.choose()
         for name, value in chosen.items():
             setattr(self.settings_, name, value)
         self.notes_ += said
         if folder is not None and is_first_process():
-            storage.keep_plan(folder, self.settings_)
+            storage.keep_plan(folder, settings, self.settings_)
         self.network_, self.history_ = fitting.train(folder, resume)
         self.notes_ += [*fitting.notes, *self.history_.notes]
         self._score_parts(checks, test)
