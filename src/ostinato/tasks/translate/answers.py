@@ -29,7 +29,7 @@ class Search:
 
     Attributes:
         beam: hypotheses that are kept.
-        length_penalty: alpha of `LengthPenalty`.
+        length_penalty: alpha of `LengthPenalty(alpha, "plain")`.
         no_repeat_ngram: as for `Rules`.
     """
 
@@ -215,7 +215,7 @@ def _search(
             end=preparation.end,
             max_length=torch.from_numpy(limits.of_answer(lengths[chosen])),
             beam=search.beam,
-            length_penalty=LengthPenalty(search.length_penalty),
+            length_penalty=LengthPenalty(search.length_penalty, "plain"),
             rules=Rules(no_repeat_ngram=search.no_repeat_ngram, forbidden=(START, UNKNOWN)),
         )
         weights = None if decoded.attention is None else decoded.attention[:, 0].cpu().numpy()

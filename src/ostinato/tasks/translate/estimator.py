@@ -110,7 +110,8 @@ class Translator(RunEstimator):
     beam: int = 5
     """Hypotheses of the search for an answer."""
     length_penalty: float = 1.0
-    """0 … about 2: how much longer answers are preferred (alpha of arXiv:1609.08144)."""
+    """Answers are ranked by their log-probability over their length to this power: 0 prefers short ones, and
+    more than 1 long ones."""
     no_repeat_ngram: int | None = None
     """No so many units in a row are said twice; 0: they may be."""
     seed: int = 0
