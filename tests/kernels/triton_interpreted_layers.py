@@ -118,7 +118,7 @@ def test_a_compiled_layer_equals_the_eager_one(name):
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["lstm", "bidirectional gru", "rglru"])
+@pytest.mark.parametrize("name", ["lstm", "bidirectional gru", "norm", "rglru"])
 def test_autocast_keeps_the_state_in_float32(name):
     kind, options = LAYERS[name]
     layer = kind(D, H, **options)

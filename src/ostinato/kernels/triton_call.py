@@ -128,7 +128,8 @@ def input_product(call: Call) -> Tensor:
     biases = [_input_bias(call.task, call.H, one) for one in call.weights]
     if call.task.options.norm:
         parts = [
-            F.layer_norm(product, product.shape[-1:], one["norm_ih.weight"], bias)
+            # Autocast would have it wider.
+            F.layer_norm(product, product.shape[-1:], one["norm_ih.weight"], bias).to(call.x.dtype)
             for one, bias in zip(call.weights, biases, strict=True)
             for product in [F.linear(call.x, one["weight_ih"])]
         ]
