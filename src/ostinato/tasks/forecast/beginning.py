@@ -64,6 +64,13 @@ class Beginning:
             )
         return cls(init, first.engine_, first.schema_, values)
 
+    @property
+    def note(self) -> str:
+        """What to say about it."""
+        said = f"begins with the network of the run in {self.init!r}"
+        blend = getattr(self.engine.model, "blend", None)
+        return said if blend is None else f"{said}, of which validation there kept {float(blend):.0%}"
+
     def read_table(self, data: Any, spec: SeriesSpec | None, future: Any) -> SeriesTable:
         """The table to learn from, with the columns that the run has; arguments as of `tables.read_table`."""
         if spec is not None:

@@ -212,7 +212,7 @@ class Forecaster(Estimator):
         self.notes_ = [str(note) for note in table.notes] + list(self.history_.notes)
         self.notes_ += [f"frequency: {table.frequency}; season: {season} steps"]
         if begun is not None:
-            self.notes_.append(f"begins with the network of the run in {begun.init!r}")
+            self.notes_.append(begun.note)
         left_s = (
             None if settings.max_time_s is None else settings.max_time_s - (clock.monotonic() - started_s)
         )
