@@ -82,13 +82,15 @@ class RunEstimator(Estimator):
         init = getattr(self, "init", None)
         if init is not None:
             prints = {**prints, same_data.INIT: same_data.run_fingerprint(init)}
+        asked = chosen(self)
         begun = same_data.kept(folder) if folder is not None and resume else {}
         if folder is not None and begun:
+            same_data.require_same_parameters(begun, asked, folder)
             same_data.require_same(begun, prints, folder, ("data", "valid", same_data.INIT))
         run = RunFolder.create(folder, exist_ok=resume) if folder and is_first_process() else None
         if run is not None:
             same_data.forget(run.path)
-            same_data.keep(prints, run.path)
+            same_data.keep({**prints, same_data.PARAMETERS: asked}, run.path)
         try:
             self._forget()
             self.fingerprints_ = prints

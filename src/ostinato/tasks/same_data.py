@@ -17,7 +17,7 @@ from ostinato.training.run_folder import RunFolder
 Fingerprints = Mapping[str, Mapping[str, Any]]
 
 PARTS = ("data", "valid", "test")
-INIT = "init"
+INIT, PARAMETERS = "init", "parameters"
 _NAMES = {
     "data": "the training data",
     "valid": "the validation part",
@@ -49,14 +49,41 @@ def require_same(
         )
 
 
+def require_same_parameters(begun: Fingerprints, asked: Mapping[str, Any], folder: Path) -> None:
+    """Refuse to go on with an unfinished run with other parameters than it began with.
+
+    The time limit may be another: it is about the command that goes on.
+
+    Args:
+        begun: what `kept` gives.
+        asked: parameters by name, as plain values.
+        folder: of the run, for the message.
+
+    Raises:
+        InputError: they differ; says which.
+    """
+    had = begun.get(PARAMETERS, {})
+    wanted = json.loads(json.dumps(asked, default=str))
+    changed = [
+        f"{name} {had.get(name)!r} → {value!r}"
+        for name, value in wanted.items()
+        if name != "max_time_s" and value != had.get(name)
+    ]
+    if changed:
+        raise InputError(
+            f"{folder}: the run there was begun with other parameters ({', '.join(changed)}); resume with "
+            "the same, or choose another folder"
+        )
+
+
 def keep(parts: Fingerprints, folder: Path) -> None:
-    """Write down what the run that begins in `folder` learns from."""
+    """Write down what the run that begins in `folder` learns from, and with which `PARAMETERS`."""
     (folder / _STATE).parent.mkdir(exist_ok=True)
-    write_bytes_atomically(folder / _STATE, json.dumps(parts, indent=1).encode())
+    write_bytes_atomically(folder / _STATE, json.dumps(parts, indent=1, default=str).encode())
 
 
 def kept(folder: Path) -> Fingerprints:
-    """What the unfinished run in `folder` learns from; nothing where it has no checkpoint to go on from.
+    """What `keep` wrote of the unfinished run in `folder`; nothing where it has no checkpoint to go on from.
 
     Raises:
         RunFolderError: the file was altered.

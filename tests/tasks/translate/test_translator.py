@@ -126,6 +126,8 @@ def test_a_run_that_was_interrupted_goes_on_as_if_it_was_not(tmp_path, monkeypat
     with pytest.raises(KeyboardInterrupt):
         ot.Translator(**SMALL, unit="word").fit(rows, out=tmp_path / "run")
     monkeypatch.setattr(loop._Run, "_step", original)
+    with pytest.raises(InputError, match=r"begun with other parameters \(dropout None → 0.4"):
+        ot.Translator(**{**SMALL, "dropout": 0.4}, unit="word").fit(rows, out=tmp_path / "run", resume=True)
     resumed = ot.Translator(**SMALL, unit="word").fit(rows, out=tmp_path / "run", resume=True)
     for mine, theirs in zip(whole.network_.parameters(), resumed.network_.parameters(), strict=True):
         assert torch.equal(mine, theirs)

@@ -211,7 +211,7 @@ class LanguageModel(RunEstimator):
             setattr(self.settings_, name, value)
         self.notes_ += said
         if folder is not None and is_first_process():
-            storage.keep_plan(folder, settings, self.settings_)
+            storage.keep_plan(folder, self.settings_)
         self.network_, self.history_ = fitting.train(folder, resume)
         self.notes_ += [*fitting.notes, *self.history_.notes]
         self._score_parts(checks, test)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ostinato.config import from_mapping
 from ostinato.data.corpus_units import CorpusUnits
-from ostinato.errors import InputError, RunFolderError
+from ostinato.errors import RunFolderError
 from ostinato.models.decoding_draws import is_number
 from ostinato.tasks.language.ngrams import Baselines, KneserNey
 from ostinato.tasks.language.plan import build
@@ -47,11 +47,9 @@ def read_parts(estimator: LanguageModel, run: RunFolder, stored: Mapping[str, An
     estimator.network_ = build(estimator.settings_, len(estimator.units_))
 
 
-def keep_plan(folder: Path, asked: LanguageModel, settings: LanguageModel) -> None:
-    """Note what was asked for and what was chosen before training, part of it from the speed of this machine,
-    for a resumed run."""
-    plan = {"asked": chosen(asked), "chosen": chosen(settings)}
-    write_bytes_atomically(folder / _PLAN, json.dumps(plan, indent=1).encode())
+def keep_plan(folder: Path, settings: LanguageModel) -> None:
+    """Note what was chosen before training, part of it from the speed of this machine, for a resumed run."""
+    write_bytes_atomically(folder / _PLAN, json.dumps(chosen(settings), indent=1).encode())
 
 
 def kept_plan(folder: Path, asked: LanguageModel) -> dict[str, Any] | None:
@@ -61,27 +59,19 @@ def kept_plan(folder: Path, asked: LanguageModel) -> dict[str, Any] | None:
     The time limit is that of `asked`: it is about the command that goes on.
 
     Raises:
-        InputError: the run was begun with other parameters.
         RunFolderError: the file was altered.
     """
     try:
         plan = json.loads((folder / _PLAN).read_bytes())
-        had, made = (chosen(from_mapping(type(asked), plan[name], name)) for name in ("asked", "chosen"))
+        if not isinstance(plan, dict) or plan.keys() != chosen(asked).keys():
+            raise ValueError("it does not have the parameters of a language model")
+        made = chosen(from_mapping(type(asked), plan, str(_PLAN)))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError) as error:
         raise RunFolderError(
             f"{folder / _PLAN}: is not what training wrote ({error}); remove the folder to start afresh"
         ) from None
-    wanted = chosen(asked)
-    changed = [
-        f"{name} {had[name]!r} → {value!r}"
-        for name, value in wanted.items()
-        if name != "max_time_s" and value != had[name]
-    ]
-    if changed:
-        raise InputError(
-            f"{folder}: the run there was begun with other parameters ({', '.join(changed)}); resume with "
-            "the same, or choose another folder"
-        )
-    return {name: made[name] for name, value in wanted.items() if value is None and name != "max_time_s"}
+    return {
+        name: made[name] for name, value in chosen(asked).items() if value is None and name != "max_time_s"
+    }
