@@ -68,9 +68,7 @@ Future = Annotated[
     Path | None,
     typer.Option(help="Of forecasts: file with the --known columns after the last target.", metavar="FILE"),
 ]
-OtherEncoding = Annotated[
-    str | None, file_option("Of labelled text; that of the training file otherwise.", "NAME")
-]
+OtherEncoding = Annotated[str | None, file_option("Of texts; that of the training file otherwise.", "NAME")]
 
 
 def _show_version(wanted: bool) -> None:
@@ -238,7 +236,7 @@ def predict(  # noqa: PLR0913 - one parameter per option is Typer's way
     Of series the forecast: series, time, mean and quantiles, one row per step (.csv or .parquet). Of texts
     and other classified sequences the label, its probability and that of every class (.csv, .parquet or
     .jsonl). Of sentences the tags, in the form of the file. Of translations and summaries a line for each
-    source (.jsonl: source, target and score).
+    source (.jsonl, .csv, .parquet: source, target and score).
     """
     options = {"future": future, "beam": beam, "attention": attention or None, "encoding": encoding}
     with output.only_results_on_stdout():
