@@ -11,6 +11,7 @@ from ostinato.tasks.translate.choosing import (
     is_one_language,
     longest,
     network_sizes,
+    usual_dropout,
     usual_epochs,
     vocabulary_size,
 )
@@ -62,6 +63,8 @@ def test_sizes_of_batches_and_vocabularies():
     assert batch_size(10**6, 400) == 16
     assert vocabulary_size(("bpe", "bpe"), 740_000, copies=False) == 4100
     assert vocabulary_size(("word", "word"), 100, copies=True) == 16_000
+    assert [usual_dropout(("bpe", "bpe"), n) for n in (500, 29_000)] == [0.3, 0.2]
+    assert usual_dropout(("char", "symbol"), 120_000) == 0.1
     assert usual_epochs(30_000, 30, 512, None) == 20
     assert usual_epochs(30_000, 30, 512, 2700.0) == 51
     assert usual_epochs(30_000, 30, 512, 36_000.0) == 60
