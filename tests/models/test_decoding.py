@@ -313,6 +313,23 @@ def test_stopping_early_gives_what_going_on_would() -> None:
     assert steps[0] < steps[1] < steps[2]
 
 
+def test_a_search_that_looks_ahead_ends_earlier() -> None:
+    model = Model(6, seed=8, sharpness=1.0)
+    found, asked = [], []
+    for lookahead in (0, 3, 40, None):
+        model.asked = []
+        given = {"end": END, "beam": 4, "n_best": 2, "max_length": 40}
+        penalty = LengthPenalty(0.5, "plain", lookahead)
+        start = torch.zeros(20, dtype=torch.int64)
+        found.append(beam_search(model.step, model.state(*range(20)), start, length_penalty=penalty, **given))
+        asked.append(sum(model.asked))
+    assert asked[0] < asked[1] < asked[2] == asked[3]
+    assert found[2].sequences() == found[3].sequences()
+    # What is given up is never better than what going on finds.
+    for early in found[:2]:
+        assert bool((early.scores[:, 0] <= found[3].scores[:, 0] + 1e-9).all())
+
+
 def test_rows_that_are_done_are_asked_for_no_more() -> None:
     model = Model(5, seed=4)
     lengths = torch.tensor([2, 9, 5])
@@ -587,6 +604,7 @@ def test_wrong_shapes_are_refused() -> None:
         lambda: LengthPenalty(-1.0),
         lambda: LengthPenalty(1.0, "log"),
         lambda: CoveragePenalty(-1.0),
+        lambda: LengthPenalty(1.0, lookahead=-1),
         lambda: CoveragePenalty(1.0, "covered"),
         lambda: Rules(no_repeat_ngram=-1),
         lambda: Rules(forbidden=[-1]),

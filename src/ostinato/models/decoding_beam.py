@@ -26,16 +26,21 @@ class LengthPenalty:
     Attributes:
         alpha: 0: nothing; 1 with `plain`: the mean log-probability of a token.
         kind: `gnmt`: ((5 + n) / 6)^alpha (arXiv:1609.08144, eq. 14); `plain`: n^alpha.
+        lookahead: a search is done when nothing that its hypotheses can become within so many more tokens
+            would be among its best. None: within `max_length`, which is exact, and with a steep penalty long.
     """
 
     alpha: float = 0.6
     kind: str = "gnmt"
+    lookahead: int | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in _LENGTHS:
             raise InputError(f"LengthPenalty: unknown kind {self.kind!r}; known: {', '.join(_LENGTHS)}")
         if not 0 <= self.alpha < float("inf"):
             raise InputError(f"LengthPenalty: alpha must be 0 or more, found {self.alpha}")
+        if self.lookahead is not None and self.lookahead < 0:
+            raise InputError(f"LengthPenalty: lookahead must be 0 or more, or None, found {self.lookahead}")
 
     def divisor(self, n: Tensor) -> Tensor:
         """For lengths n >= 1, elementwise; never falls with n."""
@@ -96,7 +101,8 @@ def beam_search(
 
     At each step the K best continuations of a row's hypotheses are kept. Those that end are set aside with
     their final score, and K others take the place of all at the next step. A row is done when nothing that
-    its hypotheses can still become would be among its n best: the result is that of a search to `max_length`.
+    its hypotheses can still become would be among its n best: the result is that of a search to `max_length`
+    (unless `length_penalty.lookahead` says that fewer tokens are enough).
     A sequence cut off there is given only where fewer than n ended.
 
     Args:
@@ -194,7 +200,6 @@ class _Search:
         self.prefix = start.new_empty(B, 0) if scorer.needs_prefix else None
         self.attended: Tensor | None = None  # (b, W, S)
         self.has_ended = False
-        self.largest_divisors = length.divisor(scorer.max_lengths)
 
     def run(self, state: Any) -> None:
         """Until no row is left."""
@@ -277,7 +282,10 @@ class _Search:
             done |= is_full
         if self.has_ended and self.scorer.only_falls:
             # No term can rise: tokens only lower the sum, and the longest sequence has the largest divisor.
-            bound = totals[:, 0].double() / self.largest_divisors[self.rows]
+            longest = self.scorer.max_lengths[self.rows]
+            if self.length.lookahead is not None:
+                longest = longest.clamp(max=t + 1 + self.length.lookahead)
+            bound = totals[:, 0].double() / self.length.divisor(longest)
             pool = self.pool
             done |= pool.ended[self.rows, -1] & (pool.scores[self.rows, -1] >= bound)
         return (~done).nonzero()[:, 0]

@@ -19,7 +19,7 @@ from ostinato.models.seq2seq import EncoderDecoder
 from ostinato.tasks import same_data
 from ostinato.tasks.run_estimator import RunEstimator
 from ostinato.tasks.translate import storage
-from ostinato.tasks.translate.answers import Answer, Search, answer, notes_about
+from ostinato.tasks.translate.answers import LOOKAHEAD, Answer, Search, answer, notes_about
 from ostinato.tasks.translate.checks import checked_parameters
 from ostinato.tasks.translate.choosing import choose
 from ostinato.tasks.translate.fitting import Training, training_settings
@@ -240,7 +240,7 @@ class Translator(RunEstimator):
 
         def after_s() -> float:
             n, usual = min(len(judged), TRIED), self.limits_
-            self.limits_ = replace(usual, target=int(inputs.target_lengths.mean()) + 3)
+            self.limits_ = replace(usual, target=int(inputs.target_lengths.mean()) + 3 + LOOKAHEAD)
             tried_s = clock.monotonic()
             self._answers(judged.sources[:n])
             tried_s = clock.monotonic() - tried_s
