@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ostinato.errors import InputError, RunFolderError
+from ostinato.tasks.stored import changes
 from ostinato.training.atomic import write_bytes_atomically
 from ostinato.training.run_folder import RunFolder
 
@@ -62,16 +63,11 @@ def require_same_parameters(begun: Fingerprints, asked: Mapping[str, Any], folde
     Raises:
         InputError: they differ; says which.
     """
-    had = begun.get(PARAMETERS, {})
     wanted = json.loads(json.dumps(asked, default=str))
-    changed = [
-        f"{name} {had.get(name)!r} → {value!r}"
-        for name, value in wanted.items()
-        if name != "max_time_s" and value != had.get(name)
-    ]
-    if changed:
+    wanted.pop("max_time_s", None)
+    if changed := changes(begun.get(PARAMETERS, {}), wanted):
         raise InputError(
-            f"{folder}: the run there was begun with other parameters ({', '.join(changed)}); resume with "
+            f"{folder}: the run there was begun with other parameters ({changed}); resume with "
             "the same, or choose another folder"
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -75,14 +75,18 @@ def read_finished(
         raise InputError(f"{run.path}: holds a {run.kind!r}, not a {asked.kind!r}; choose another folder")
     stored = read(type(estimator), run, [asked.cell] if isinstance(asked.cell, type) else [])
     wanted, had = as_config(estimator), as_config(stored)
-    changed = [
-        f"{f.name} {getattr(had, f.name)!r} → {getattr(wanted, f.name)!r}"
-        for f in fields(asked)
-        if f.name not in OUTWARD and getattr(wanted, f.name) != getattr(had, f.name)
-    ]
-    if changed:
+    names = [f.name for f in fields(asked) if f.name not in OUTWARD]
+    then, now = ({name: getattr(one, name) for name in names} for one in (had, wanted))
+    if changed := changes(then, now):
         raise InputError(
             f"{run.path}: the run there is finished and was made with other parameters "
-            f"({', '.join(changed)}); choose another folder"
+            f"({changed}); choose another folder"
         )
     return stored
+
+
+def changes(had: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """The parameters that differ, with their values then and now, for a message; empty where none does."""
+    return ", ".join(
+        f"{name} {had.get(name)!r} → {value!r}" for name, value in wanted.items() if value != had.get(name)
+    )
