@@ -149,6 +149,60 @@ def test_no_attention_is_no_attention(call, trained, tmp_path):
     assert "copying=True needs an attention" in errors
 
 
+def test_the_column_of_sources_may_have_another_name(call, trained, tmp_path):
+    rows = [{"x": one, "y": other, "other": "z"} for one, other in zip(LETTERS[:4], OTHERS, strict=False)]
+    for name in ("rows.jsonl", "rows.txt"):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        code, text, errors = call("predict", trained / "run", tmp_path / name, "--source", "x", "--json")
+        assert code == 0, errors
+        assert [said["source"] for said in json.loads(text)["translations"]] == LETTERS[:4]
+    (tmp_path / "rows.csv").write_text("id,x\n1,a b\n2,c d\n")
+    code, text, errors = call("predict", trained / "run", tmp_path / "rows.csv", "--source", "-1", "--json")
+    assert [said["source"] for said in json.loads(text)["translations"]] == ["a b", "c d"]
+    code, _, errors = call("predict", trained / "run", tmp_path / "rows.csv", "--source", "de")
+    assert code == 2
+    assert "--source: there is no column 'de'" in errors
+    code, _, errors = call("predict", trained / "run", tmp_path / "rows.csv")
+    assert code == 0
+    assert "name the column: --source COL" in errors
+    columns = ("--source", "x", "--target", "y")
+    code, text, errors = call("evaluate", trained / "run", tmp_path / "rows.jsonl", *columns, "--json")
+    assert code == 0, errors
+    assert "lstm" in json.loads(text)["model"]
+    code, _, errors = call("evaluate", trained / "run", tmp_path / "rows.jsonl", "--source", "x")
+    assert code == 2
+    assert "--source COL --target COL" in errors
+    code, _, errors = call("evaluate", trained / "run", trained / "a", trained / "b", *columns)
+    assert code == 2
+    assert "--source, --target: name columns of one table" in errors
+
+
+def test_a_file_of_pairs_is_validated_on_two_files(call, trained, tmp_path):
+    run, parts = tmp_path / "run", ("--valid", trained / "a", trained / "b")
+    code, text, errors = call(
+        "train", "translate", trained / "p.tsv", *parts, "--test", trained / "a", trained / "b", *SMALL,
+        "--out", run, "--json",
+    )  # fmt: skip
+    assert code == 0, errors
+    assert json.loads(text)["part"] == "test"
+    rows = [{"x": one, "y": other} for one, other in zip(LETTERS, OTHERS, strict=True)]
+    table = tmp_path / "rows.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = ("--source", "x", "--target", "y", "--out", tmp_path / "other")
+    code, _, errors = call("train", "translate", table, *parts, *columns, *SMALL)
+    assert code == 0, errors
+    # A name that does not say what the file holds leaves open whose the second file is.
+    (tmp_path / "pairs.txt").write_text((trained / "p.tsv").read_text())
+    (tmp_path / "c").write_text("A B\n")
+    code, _, errors = call(
+        "train", "translate", tmp_path / "pairs.txt", "--valid", trained / "a", tmp_path / "c", *SMALL,
+        "--out", tmp_path / "third",
+    )  # fmt: skip
+    assert code == 2
+    assert "pairs.txt has a tab for each of its 60 lines" in errors
+    assert "--valid SRC --valid TGT" in errors
+
+
 def test_mistakes_are_told_with_their_place(call, trained, tmp_path):
     (tmp_path / "short").write_text("a\nb\n")
     out = ("--out", tmp_path / "run")
@@ -187,6 +241,11 @@ def test_parts_take_two_files_where_training_does():
         "A",
     ):
         assert repeated(same) == same
+    for pairs in ("p.tsv", "rows.jsonl", "p.tsv.gz"):
+        assert repeated(f"{pairs} --valid C D") == f"{pairs} --valid C --valid D"
+        assert repeated(f"--valid C D {pairs}") == f"--valid C --valid D {pairs}"
+        assert repeated(f"{pairs} --valid V") == f"{pairs} --valid V"
+        assert repeated(f"{pairs} --valid C D --test T") == f"{pairs} --valid C --valid D --test T"
     assert (
         repeated("A B --valid P --hidden 8 --test C D -- ") == "A B --valid P --hidden 8 --test C --test D --"
     )

@@ -69,6 +69,10 @@ Future = Annotated[
     typer.Option(help="Of forecasts: file with the --known columns after the last target.", metavar="FILE"),
 ]
 OtherEncoding = Annotated[str | None, file_option("Of texts; that of the training file otherwise.", "NAME")]
+Source = Annotated[
+    str | None,
+    file_option("Of translations of a table: the column of sources; that of training otherwise."),
+]
 
 
 def _show_version(wanted: bool) -> None:
@@ -184,6 +188,8 @@ def evaluate(  # noqa: PLR0913 - one parameter per option is Typer's way
         bool, typer.Option("--in-sample", help="Of forecasts: also score windows that were trained on.")
     ] = False,
     future: Future = None,
+    source: Source = None,
+    target: Annotated[str | None, file_option("The column of targets, likewise.")] = None,
     encoding: OtherEncoding = None,
     beam: Beam = None,
     seed: Seed = None,
@@ -194,7 +200,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option is Typer's way
     """Score a run on a file, beside the baselines; a file of series may reach beyond the training file."""
     options = {
         "windows": windows, "in_sample": in_sample or None, "future": future, "targets": targets,
-        "beam": beam, "encoding": encoding,
+        "source": source, "target": target, "beam": beam, "encoding": encoding,
     }  # fmt: skip
     with output.only_results_on_stdout():
         result, notes = estimators.evaluate(run, data, options, seed=seed, device=device)
@@ -216,6 +222,7 @@ def predict(  # noqa: PLR0913 - one parameter per option is Typer's way
         typer.Option(help="Where the result goes; standard output otherwise.", metavar="FILE"),
     ] = None,
     future: Future = None,
+    source: Source = None,
     encoding: OtherEncoding = None,
     beam: Beam = None,
     attention: Annotated[
@@ -238,7 +245,10 @@ def predict(  # noqa: PLR0913 - one parameter per option is Typer's way
     .jsonl). Of sentences the tags, in the form of the file. Of translations and summaries a line for each
     source (.jsonl, .csv, .parquet: source, target and score).
     """
-    options = {"future": future, "beam": beam, "attention": attention or None, "encoding": encoding}
+    options = {
+        "future": future, "source": source, "beam": beam, "attention": attention or None,
+        "encoding": encoding,
+    }  # fmt: skip
     with output.only_results_on_stdout():
         result, notes = estimators.predict(run, data, out, options, seed=seed, device=device)
     output.print_notes(notes, quiet)

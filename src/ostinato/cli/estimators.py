@@ -32,8 +32,8 @@ NEEDED = ("target",)  # only a table in memory names its own
 ANSWERS: dict[str, tuple[str, ...]] = {
     "forecast": ("windows", "in_sample", "future"), "classifier": ("encoding",), "tagger": ("encoding",),
     "language": ("encoding",),
-    "translator": ("targets", "beam", "attention", "encoding"),
-    "summarizer": ("targets", "beam", "attention", "encoding"),
+    "translator": ("targets", "source", "target", "beam", "attention", "encoding"),
+    "summarizer": ("targets", "source", "target", "beam", "attention", "encoding"),
 }  # fmt: skip
 ABOUT = {
     "forecast": "forecasts",
@@ -41,6 +41,8 @@ ABOUT = {
     "translator": "translations",
     "summarizer": "translations",
 }
+# what `evaluate` and `predict` may be told of how a file is to be read
+READ_WITH = ("encoding", "source", "target")
 REPORT_S = 8.0  # at most, for report and pictures
 # arguments of `fit` that are not settings: the data, where the run goes, and how it is shown
 NOT_SETTINGS = ("data", "future", "out", "resume", "progress", "started_s")
@@ -187,7 +189,9 @@ def evaluate(
         InputError: an option that is not about this kind of run.
     """
     _, given = _checked_kind(run, options)
-    own = {name: given.pop(name, None) for name in ("beam", "encoding")}
+    if "targets" in given and ("source" in given or "target" in given):
+        raise InputError("--source, --target: name columns of one table; leave them out with two files")
+    own = {name: given.pop(name, None) for name in ("beam", *READ_WITH)}
     estimator = _load(run, seed=seed, device=device, **own)
     scores = estimator.evaluate(data, **given)
     return scores, [str(note) for note in estimator.notes_]
@@ -282,12 +286,14 @@ def language_model(run: Path, *, device: str | None) -> Any:
     return _load(run, device=device)
 
 
-def _load(run: Path, *, encoding: str | None = None, **parameters: Any) -> Any:
+def _load(run: Path, **options: Any) -> Any:
+    """The estimator of a run; `options` are its parameters, or of `READ_WITH`, None where not given."""
     from ostinato.tasks import load
 
-    given = {name: value for name, value in parameters.items() if value is not None}
+    given = {name: value for name, value in options.items() if value is not None}
+    reading = {name: given.pop(name) for name in READ_WITH if name in given}
     estimator = load(run).set_params(**given)
-    return estimator if encoding is None else estimator.read_with(encoding=encoding)
+    return estimator.read_with(**reading) if reading else estimator
 
 
 def settings_class(estimator: Any) -> type:

@@ -42,7 +42,7 @@ PARTS = ("--valid", "--test")
 
 
 class _WithPairsOfFiles(TyperCommand):
-    """`--valid` and `--test` take two files where training does: `--valid SRC TGT`."""
+    """`--valid` and `--test` take one file or two: `--valid PAIRS`, `--valid SRC TGT`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         flags = [name for option in self.params if getattr(option, "is_flag", False) for name in option.opts]
@@ -50,10 +50,11 @@ class _WithPairsOfFiles(TyperCommand):
 
 
 def repeat_parts(arguments: Sequence[str], flags: Sequence[str]) -> list[str]:
-    """The arguments with `--valid A B` as `--valid A --valid B`, where SRC and TGT are two files.
+    """The arguments with `--valid A B` as `--valid A --valid B`, where A and B are two files.
 
     A free word is one that is neither an option nor the value of one. A part may take the free word that
-    follows its own; they all do where two others are left, for SRC and TGT.
+    follows its own; they all do where two others are left, for SRC and TGT, or one whose name says that it
+    holds pairs.
 
     Args:
         arguments: of the command.
@@ -76,13 +77,20 @@ def repeat_parts(arguments: Sequence[str], flags: Sequence[str]) -> list[str]:
             if word in PARTS and place + 2 < len(arguments) and not arguments[place + 2].startswith("-"):
                 followers[place + 2] = word
             place += 2
-    if len(free) - len(followers) != 2:
+    others = [arguments[place] for place in free if place not in followers]
+    if len(others) != 2 and not (len(others) == 1 and _names_pairs(others[0])):
         return list(arguments)
     return [
         piece
         for place, word in enumerate(arguments)
         for piece in ((followers[place], word) if place in followers else (word,))
     ]
+
+
+def _names_pairs(name: str) -> bool:
+    from ostinato.data.pairs import names_pairs
+
+    return names_pairs(name)
 
 
 def add_translate_command(train_app: typer.Typer) -> None:

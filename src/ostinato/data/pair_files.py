@@ -99,6 +99,13 @@ def read_aligned(source: Path, target: Path, encoding: str | None) -> Pairs:
             spans.append(span)
         counts.append(len(spans))
         sides.append(_texts(file, spans))
+    has_tabs = _count_tabs(files[0]) >= counts[0] > 0
+    if counts[0] != counts[1] and has_tabs:
+        raise DataError(
+            f"{source} has a tab for each of its {counts[0]:,} lines, and {target} has {counts[1]:,}; a "
+            "file of pairs is given alone, and two files of another part each with its option (--valid SRC "
+            "--valid TGT)"
+        )
     if counts[0] != counts[1]:
         raise DataError(
             f"{source} has {counts[0]:,} lines, {target} has {counts[1]:,}; line i of one has to be the pair "
@@ -106,7 +113,7 @@ def read_aligned(source: Path, target: Path, encoding: str | None) -> Pairs:
         )
     _require_some(files[0], counts[0])
     notes: tuple[str, ...] = ()
-    if _count_tabs(files[0]) >= counts[0]:
+    if has_tabs:
         notes = (f"{source}: there is a tab for each line; a file of pairs is given alone, without {target}",)
     return Pairs(
         sides[0], sides[1], range(1, counts[0] + 1), f"{source} and {target}", notes,

@@ -24,6 +24,7 @@ def read_pairs(
     target: str | int | None = None,
     encoding: str | None = None,
     lines: bool = False,
+    table: bool = False,
     needs_targets: bool = True,
 ) -> Pairs:
     """Pairs in any of their forms.
@@ -37,6 +38,8 @@ def read_pairs(
         source, target: columns of a table, by name or by number from 0.
         encoding: of the files; UTF-8 otherwise.
         lines: where targets are not needed, each line of a file is a source, tabs included.
+        table: where targets are not needed, `source` is a column of the file whatever its name ends in; else
+            a file that is not named as a table may have lines.
         needs_targets: whether sources alone are an error.
 
     Raises:
@@ -51,8 +54,9 @@ def read_pairs(
         data, targets = data
     if _is_path(data):
         found = _from_files(
-            Path(data), targets, source, target, encoding, lines=lines, needs_targets=needs_targets
-        )
+            Path(data), targets, source, target, encoding, lines=lines, table=table,
+            needs_targets=needs_targets,
+        )  # fmt: skip
         return _checked(found, needs_targets)
     return _checked(_in_memory(data, targets, source, target), needs_targets)
 
@@ -65,6 +69,7 @@ def _from_files(
     encoding: str | None,
     *,
     lines: bool,
+    table: bool,
     needs_targets: bool,
 ) -> Pairs:
     if targets is not None:
@@ -78,7 +83,7 @@ def _from_files(
                 "targets, leave them out"
             )
         return read_aligned(path, Path(targets), encoding)
-    if _is_table(path, source, target, needs_targets=needs_targets):
+    if table or _is_table(path, source, target, needs_targets=needs_targets):
         if source is None or (target is None and needs_targets):
             raise InputError(
                 f"{path}: name the columns of the table: source= and target= (--source COL --target COL)"
@@ -89,8 +94,8 @@ def _from_files(
     else:
         found = read_pairs_tsv(path, encoding, needs_targets=needs_targets)
     if _is_named(path, TABLES):
-        note = f"{path}: its name says that it is a table, and each line is read as a text; read_with names"
-        found = replace(found, notes=(*found.notes, f"{note} the column (source=)"))
+        note = f"{path}: its name says that it is a table, and each line is read as a text; name the column"
+        found = replace(found, notes=(*found.notes, f"{note}: --source COL, read_with(source=…)"))
     return found
 
 
@@ -100,6 +105,11 @@ def _is_table(path: Path, source: str | int | None, target: str | int | None, *,
         # A plain file of lines is an input of every run.
         return named and _is_named(path, (*TABLES, ".tsv"))
     return named or _is_named(path, TABLES)
+
+
+def names_pairs(name: str) -> bool:
+    """Whether a file's name says that it holds pairs rather than one of their sides."""
+    return _is_named(Path(name), (*TABLES, ".tsv"))
 
 
 def _is_named(path: Path, endings: Sequence[str]) -> bool:

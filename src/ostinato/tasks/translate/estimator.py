@@ -286,7 +286,8 @@ class Translator(RunEstimator):
         """Have `evaluate` and `predict` read files otherwise than the training file was read.
 
         Args:
-            options: `encoding`, `source` or `target`, as for `fit`.
+            options: `encoding`, `source` or `target`, as for `fit`. With `source` every single file is taken
+                for a table.
 
         Raises:
             InputError: an unknown option.
@@ -296,10 +297,14 @@ class Translator(RunEstimator):
             if name not in _READ_WITH:
                 raise InputError(f"there is no option {name!r}; the options are: {', '.join(_READ_WITH)}")
         self.reading_ = {**self.reading_, **options}
+        if "source" in options:
+            self.reading_["table"] = options["source"] is not None
         return self
 
     def _reading(self) -> dict[str, Any]:
-        return {name: self.reading_[name] for name in (*_READ_WITH, "lines") if name in self.reading_}
+        return {
+            name: self.reading_[name] for name in (*_READ_WITH, "lines", "table") if name in self.reading_
+        }
 
     def _answers(
         self, sources: Sequence[str], *, beam: int | None = None, attends: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,11 +56,15 @@ def read_parts(
     parts = {"data": complete(read_pairs(data, targets, **reading), "data")}
     for name, part in (("valid", valid), ("test", test)):
         if part is not None:
-            # Configurations have lists where Python has tuples.
-            is_two = isinstance(part, list) and len(part) == 2 and parts["data"].reading.get("lines")
-            pairs = read_pairs(tuple(part) if is_two else part, **reading)
+            # Configurations have lists where Python has tuples. Two files have no columns.
+            is_two = isinstance(part, list | tuple) and len(part) == 2 and all(map(_is_path, part))
+            pairs = read_pairs(*part, encoding=reading["encoding"]) if is_two else read_pairs(part, **reading)
             parts[name] = complete(pairs, name)
     return parts
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str | Path)
 
 
 def complete(pairs: Pairs, name: str) -> Pairs:
