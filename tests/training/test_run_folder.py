@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -206,11 +207,27 @@ def test_abandon_leaves_nothing_behind_but_what_others_wrote(tmp_path):
     run.write_file("config.toml", b"x")
     run.abandon()
     assert not (tmp_path / "run").exists()
+    for name in ("notes.txt", "checkpoints/best.pt"):
+        run = RunFolder.create(tmp_path / "run")
+        (tmp_path / "run" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "run" / name).write_text("mine")
+        run.write_file("config.toml", b"x")
+        run.abandon()
+        assert [str(p.relative_to(run.path)) for p in run.path.rglob("*") if p.is_file()] == [name]
+        shutil.rmtree(run.path)
+
+
+@pytest.mark.parametrize("number", [None, "000001"])
+def test_a_training_without_a_checkpoint_leaves_no_folder(tmp_path, number):
     run = RunFolder.create(tmp_path / "run")
-    (tmp_path / "run" / "checkpoints").mkdir()
-    run.write_file("config.toml", b"x")
+    (tmp_path / "run" / "history.csv").write_text("step\n")
+    (tmp_path / "run/checkpoints/.000002.partial").mkdir(parents=True)
+    if number is not None:
+        (tmp_path / "run/checkpoints" / number).mkdir()
     run.abandon()
-    assert os.listdir(tmp_path / "run") == ["checkpoints"]
+    assert (tmp_path / "run").exists() == (number is not None)
+    if number is not None:
+        assert sorted(os.listdir(tmp_path / "run")) == ["checkpoints", "history.csv"]
 
 
 def test_a_log_written_during_training_is_adopted(tmp_path):

@@ -8,6 +8,7 @@ a folder is executed, no name in it may lead outside, and sizes are checked befo
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -32,6 +33,8 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 MODEL = "model.safetensors"
 STAGED = ".staged"
+CHECKPOINTS = "checkpoints"
+HISTORY_FILES = ("history.csv", ".history.csv.tmp")
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_TEXT_BYTES = 1 << 28
 MAX_TENSOR_BYTES = 1 << 36
@@ -132,8 +135,18 @@ class RunFolder:
         _move_staged_files(self.path)
 
     def abandon(self) -> None:
-        """Remove what was written but not committed, and the folder itself where nothing else is in it."""
+        """Remove what was written but not committed, and the folder itself where nothing else is in it.
+
+        The history of a training that can be gone on with, because there is a checkpoint, stays.
+        """
         shutil.rmtree(self.path / STAGED, ignore_errors=True)
+        if not has_checkpoint(self.path) and not is_committed(self.path):
+            for name in HISTORY_FILES:
+                (self.path / name).unlink(missing_ok=True)
+            for partial in (self.path / CHECKPOINTS).glob(".*.partial"):
+                shutil.rmtree(partial, ignore_errors=True)
+            with contextlib.suppress(OSError):  # not there, or not empty
+                (self.path / CHECKPOINTS).rmdir()
         if self.path.is_dir() and not any(self.path.iterdir()):
             self.path.rmdir()
 
@@ -226,6 +239,12 @@ class RunFolder:
                 self._migrated[name] = data
 
 
+def has_checkpoint(path: str | os.PathLike[str]) -> bool:
+    """Whether a training that ended early in the folder `path` can be gone on with."""
+    folder = Path(path) / CHECKPOINTS
+    return folder.is_dir() and any(one.name.isdigit() for one in folder.iterdir())
+
+
 def is_committed(path: str | os.PathLike[str]) -> bool:
     """Whether a finished run stands at `path`, or one whose commit only needs its last renames."""
     return (Path(path) / MANIFEST).is_file() or (Path(path) / STAGED / MANIFEST).is_file()
@@ -266,7 +285,7 @@ def _read_manifest(path: Path, name: str = MANIFEST) -> dict[str, Any]:
     if not path.is_dir():
         raise RunFolderError(f"{path}: there is no such folder; pass the folder that was given as --out")
     if not where.exists():
-        if (path / "checkpoints").is_dir() or (path / "history.csv").is_file():
+        if (path / CHECKPOINTS).is_dir() or (path / HISTORY_FILES[0]).is_file():
             raise RunFolderError(
                 f"{path}: the training has not finished (no {MANIFEST}); run the same command with --resume"
             )
