@@ -54,7 +54,7 @@ def test_a_language_model_begins_with_another_that_knows_other_words(run):
 
 
 def test_what_the_run_decides_cannot_be_asked_for(run, tmp_path):
-    with pytest.raises(InputError, match="hidden_size=7: the run that init names has 20"):
+    with pytest.raises(InputError, match=r"hidden_size=7: the run in init=.* has 20; leave it out"):
         ot.LanguageModel(init=str(run), hidden_size=7, **QUICK).fit(io.StringIO(TEXT))
     with pytest.raises(InputError, match="unit='char': the language model of init decides it"):
         ot.Classifier(init=str(run), unit="char", **QUICK).fit(LINES, LABELS)

@@ -25,6 +25,8 @@ MAKERS = {
     "classifier": "ostinato train classify",
     "tagger": "ostinato train tag",
     "forecast": "ostinato train forecast",
+    "translator": "ostinato train translate",
+    "summarizer": "ostinato train translate --copy",
     "sequence_classifier": "a SequenceClassifier",
     "sequence_regressor": "a SequenceRegressor",
 }

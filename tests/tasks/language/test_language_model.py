@@ -273,7 +273,7 @@ def test_a_run_that_begins_with_another_takes_its_kind_of_units(tmp_path):
     assert (began.settings_.unit, began.settings_.splitting) == ("word", "blanks")
     assert any("units begin with the vectors" in note for note in began.notes_)
     for given in ({"unit": "char"}, {"splitting": "words"}, {"unit": "bpe"}):
-        with pytest.raises(InputError, match="the run that init names has"):
+        with pytest.raises(InputError, match=r"the run in init=.* has '(word|blanks)'; leave it out"):
             ot.LanguageModel(init=tmp_path / "words", **given).fit(io.StringIO(plain))
     with pytest.raises(InputError, match="init=5: expected the folder"):
         ot.LanguageModel(init=5).fit("no such file")

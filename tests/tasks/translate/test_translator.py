@@ -1,6 +1,7 @@
 """`Translator` and `Summarizer` from pairs to answers, scores and run folders."""
 
 import dataclasses
+import io
 import random
 
 import numpy as np
@@ -313,6 +314,11 @@ def test_what_a_run_that_begins_with_another_cannot_be(fitted, tmp_path):
         ot.Summarizer(init=str(run)).fit(rows)
     with pytest.raises(InputError, match="attention='additive'"):
         ot.Translator(**SMALL, coverage=True).fit("no such file")
+    ot.LanguageModel(hidden_size=8, epochs=1, progress="quiet").fit(
+        io.StringIO("a dog ran.\n" * 50), out=tmp_path / "language"
+    )
+    with pytest.raises(InputError, match="holds a 'language'; begin with a run of ostinato train translate"):
+        ot.Translator(init=str(tmp_path / "language")).fit(rows)
 
 
 def test_a_summarizer_counts_what_it_did_not_read_and_takes_two_files_to_be_scored(tmp_path):

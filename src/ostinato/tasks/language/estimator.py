@@ -6,6 +6,7 @@ import time as clock
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -28,7 +29,7 @@ from ostinato.tasks.language.fitting import Fitting
 from ostinato.tasks.language.ngrams import Baselines
 from ostinato.tasks.language.scoring import score_table
 from ostinato.tasks.run_estimator import RunEstimator
-from ostinato.tasks.transfer import LanguageSource
+from ostinato.tasks.transfer import LanguageSource, decided
 from ostinato.training.distributed import find_device, is_first_process
 from ostinato.training.run_folder import RunFolder
 
@@ -244,12 +245,10 @@ class LanguageModel(RunEstimator):
 
     def _take_kind(self, known: CorpusUnits) -> None:
         s = self.settings_
-        for name, had in (("unit", known.unit), ("splitting", known.splitting or None)):
-            if getattr(s, name) not in (None, had):
-                raise InputError(
-                    f"{name}={getattr(s, name)!r}: the run that init names has {had!r}; leave it out"
-                )
-            setattr(s, name, had)
+        assert s.init is not None
+        had = SimpleNamespace(unit=known.unit, splitting=known.splitting or None)
+        for name, value in decided(s, type(s)(), had, ("unit", "splitting"), s.init).items():
+            setattr(s, name, value)
         if known.pairs is not None and s.vocabulary_size is not None:
             raise InputError(
                 f"vocabulary_size={s.vocabulary_size}: the byte pairs are those of the run that init names; "

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -14,11 +15,10 @@ import torch
 from ostinato.data.corpus import Corpus
 from ostinato.data.corpus_units import CorpusUnits
 from ostinato.data.token_streams import TokenStreams
-from ostinato.errors import InputError
 from ostinato.models.language import LanguageNetwork
 from ostinato.tasks.language import plan
 from ostinato.tasks.language.scoring import text_nats
-from ostinato.tasks.transfer import LanguageSource, begin_with
+from ostinato.tasks.transfer import SIZES, LanguageSource, begin_with, decided
 from ostinato.training.distributed import find_device
 from ostinato.training.history import History
 from ostinato.training.loop import train
@@ -67,7 +67,8 @@ class Fitting:
         chunk = given.chunk or max(32, min(128 if few else 48, N // 2000))
         s = replace(given)
         if self.source is not None:
-            self._take_sizes(s, self.source)
+            had = SimpleNamespace(**self.source.sizes)
+            s = replace(s, **decided(given, type(given)(), had, SIZES, given.init))
         for name, value in (
             ("cell", "lstm"),
             ("chunk", chunk),
@@ -101,15 +102,6 @@ class Fitting:
         return chosen, [
             f"{s.cell} of {s.num_layers} × {s.hidden_size}: {passes:.1f} passes over {N:,} units of text"
         ]
-
-    @staticmethod
-    def _take_sizes(s: Any, source: LanguageSource) -> None:
-        for name, value in source.sizes.items():
-            if getattr(s, name) not in (None, value):
-                raise InputError(
-                    f"{name}={getattr(s, name)!r}: the run that init names has {value!r}; leave it out"
-                )
-            setattr(s, name, value)
 
     def _weights(self, s: Any) -> int:
         size = plan.Size(s.embedding_size, s.hidden_size, s.num_layers)

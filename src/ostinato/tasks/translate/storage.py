@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ostinato.data.pair_encoding import PairPreparation
 from ostinato.errors import InputError
 from ostinato.tasks.run_estimator import read_run
+from ostinato.tasks.transfer import decided, open_source, own_cells
 from ostinato.tasks.translate.answers import Limits
 from ostinato.tasks.translate.baselines import Baselines
 from ostinato.training.run_folder import RunFolder
@@ -49,22 +50,14 @@ def read_init(path: str, settings: E) -> E:
         RunFolderError: no finished run is there.
         InputError: a run of another kind, or of another network than `settings` ask for.
     """
-    run = RunFolder.open(path)
-    if run.kind not in KINDS:
-        raise InputError(f"init: {path} holds a {run.kind!r}; known: {', '.join(KINDS)}")
-    cells = [settings.cell] if isinstance(settings.cell, type) else []
-    first = read_run(type(settings), run, cells)
-    for name in OF_NETWORK:
-        wanted, had = getattr(settings, name), getattr(first.settings_, name)
-        if name == "copying" and wanted is None and settings.defaults["copying"]:
-            wanted = True  # what a summarizer is asked for by its name
-        # What has a default other than None may be left alone.
-        is_asked = wanted is not None and wanted != getattr(type(settings)(), name)
-        if is_asked and wanted != had:
-            raise InputError(
-                f"{name}={wanted!r}: the run in init={path!r} has {had!r}; leave it out, or train afresh"
-            )
-        setattr(settings, name, had)
+    run = open_source(path, KINDS)
+    cell = str(run.read_json("preparation/fit.json")["chosen"]["cell"])
+    first = read_run(type(settings), run, own_cells(cell, settings.cell, settings._cells, path))
+    # A summarizer is asked to copy by its name.
+    copies = (settings.defaults["copying"] or None) if settings.copying is None else settings.copying
+    asked = replace(settings, copying=copies)
+    for name, value in decided(asked, type(settings)(), first.settings_, OF_NETWORK, path).items():
+        setattr(settings, name, value)
     if not _is_same_unit(settings.unit, first.settings_.unit):
         raise InputError(
             f"unit={settings.unit!r}: the run in init={path!r} has {first.settings_.unit!r}; leave it out"
