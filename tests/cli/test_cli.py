@@ -348,6 +348,20 @@ def test_version_and_usage_errors_of_the_real_command():
     assert "Traceback" not in done.stderr
 
 
+def test_an_interrupt_while_the_command_is_loaded_causes_no_traceback():
+    program = (
+        "import sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'ostinato.cli.commands': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "from ostinato.cli import main\n"
+        "main(['--version'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="pipes end differently on Windows")
 def test_a_reader_that_leaves_causes_no_traceback():
     program = (

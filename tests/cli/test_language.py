@@ -61,6 +61,23 @@ def test_a_text_is_learned_scored_and_continued(call, files):
     assert "1 of 5 units of the prompt are unknown" in errors
 
 
+def test_an_interrupt_before_the_first_checkpoint_leaves_no_folder(call, files, monkeypatch):
+    from ostinato.training.resume import RunStore
+
+    def interrupted(store, *_):
+        assert (store.folder / "history.csv").exists()
+        assert (store.folder / "checkpoints/plan.json").exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunStore, "write", interrupted)
+    before = sorted(files.iterdir())
+    for more in ((), ("--resume",)):
+        given = ("train", "language", files / "a.txt", "--out", files / "run", *SMALL)
+        code, said, errors = call(*given, *more)
+        assert (code, said) == (130, ""), errors
+        assert sorted(files.iterdir()) == before
+
+
 def test_a_run_begins_with_another(call, files):
     for name, more in (("one", ()), ("two", ("--init", files / "one"))):
         given = SMALL if name == "one" else SMALL[2:]
