@@ -722,7 +722,7 @@ def test_an_estimator_begins_with_another(tmp_path, output):
     assert begun.settings_.hidden_size == 6
     np.testing.assert_allclose(begun.predict(x), first.predict(x), rtol=1e-5)
     np.testing.assert_array_equal(ot.load(tmp_path / "begun").predict(x), begun.predict(x))
-    again = ot.SequenceRegressor(**still).fit(x[:10], y[:10], out=tmp_path / "begun", resume=True)
+    again = ot.SequenceRegressor(**still).fit(x[:10] * 3, y[:10] * 3, out=tmp_path / "begun", resume=True)
     np.testing.assert_array_equal(again.predict(x), begun.predict(x))
     with pytest.raises(InputError, match=r"hidden_size=7: the run in init=.* has 6; leave it out"):
         ot.SequenceRegressor(**still, hidden_size=7).fit(x, y)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any, Self
 
 from ostinato.errors import InputError
@@ -14,6 +15,10 @@ class Estimator:
     `get_params`, `set_params` and `repr` follow scikit-learn, so `sklearn.base.clone` and its searches work
     without scikit-learn being needed.
     """
+
+    notes_: list[str]
+    fingerprints_: Mapping[str, Mapping[str, Any]]
+    """Of the data that a run was made from, by the name of the part."""
 
     @classmethod
     def _parameter_names(cls) -> list[str]:
@@ -43,6 +48,17 @@ class Estimator:
             if repr(value) != repr(signature[name].default)
         ]
         return f"{type(self).__name__}({', '.join(changed)})"
+
+    def _forget(self) -> None:
+        """Drop what was learned."""
+        for name in [name for name in vars(self) if name.endswith("_") and not name.startswith("_")]:
+            delattr(self, name)
+
+    def _take_over(self, fitted: Self) -> Self:
+        """Have what another has learned, and keep the own parameters."""
+        self._forget()
+        self.__dict__.update({name: value for name, value in vars(fitted).items() if name.endswith("_")})
+        return self
 
     def _require_fitted(self, attribute: str) -> Any:
         """The learned attribute, or an error that says to call fit."""

@@ -10,14 +10,20 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 from ostinato.config import NONE, from_toml, to_toml
-from ostinato.errors import InputError
 from ostinato.models.encoder import CELLS
 from ostinato.tasks import same_data
 from ostinato.tasks.base import Estimator
-from ostinato.tasks.stored import OUTWARD, adopt_history, cell_by_name, history_of, misfit, read_finished
-from ostinato.training.distributed import find_device, is_first_process
+from ostinato.tasks.stored import (
+    adopt_history,
+    cell_by_name,
+    history_of,
+    misfit,
+    plain_parameters,
+    read_finished,
+)
+from ostinato.training.distributed import find_device
 from ostinato.training.history import History
-from ostinato.training.run_folder import RunFolder, is_committed
+from ostinato.training.run_folder import RunFolder
 
 Parts = TypeVar("Parts")
 E = TypeVar("E", bound="RunEstimator")
@@ -42,10 +48,8 @@ class RunEstimator(Estimator):
     network_: Any
     settings_: Self
     reading_: dict[str, Any]
-    notes_: list[str]
     metrics_: dict[str, Any]
     history_: History
-    fingerprints_: same_data.Fingerprints
 
     _first: Any = None
     """While `fit` runs, the estimator of the run that it begins with, where that is one of its own kind."""
@@ -68,46 +72,16 @@ class RunEstimator(Estimator):
         Raises:
             InputError: resuming without a folder, with other parameters or on other data.
         """
-        folder, stored = None if out is None else Path(out), None
-        if resume and folder is None:
-            raise InputError("resume=True goes on with the run in a folder; pass out as well")
-        if folder is not None and resume and is_committed(folder):
-            stored = read_finished(self, RunFolder.open(folder), read_run, as_config)
+        stored = read_finished(self, out, resume, read_run, as_config)
+        folder = None if out is None else Path(out)
         parts, prints = read()
         if folder is not None and stored is not None:
-            same_data.require_same(stored.fingerprints_, prints, folder)
-            self._forget()
-            self.__dict__.update({n: v for n, v in vars(stored).items() if n.endswith("_")})
-            return self
-        init = getattr(self, "init", None)
-        if init is not None:
-            prints = {**prints, same_data.INIT: same_data.run_fingerprint(init)}
-        asked = chosen(self)
-        begun = same_data.kept(folder) if folder is not None and resume else {}
-        if folder is not None and begun:
-            same_data.require_same_parameters(begun, asked, folder)
-            same_data.require_same(begun, prints, folder, ("data", "valid", same_data.INIT))
-        run = RunFolder.create(folder, exist_ok=resume) if folder and is_first_process() else None
-        if run is not None:
-            same_data.forget(run.path)
-            same_data.keep({**prints, same_data.PARAMETERS: asked}, run.path)
-        try:
-            self._forget()
-            self.fingerprints_ = prints
+            return same_data.take_over(self, stored, prints, folder)
+        with same_data.learning(self, folder, resume, prints, chosen(self)) as run:
             learn(parts, folder)
-        except BaseException:  # also Ctrl-C: a folder without a checkpoint would only be in the way
-            self._forget()
-            if run is not None:
-                same_data.forget(run.path)
-                run.abandon()
-            raise
         if run is not None:
             _write_run(self, run)
         return self
-
-    def _forget(self) -> None:
-        for name in [name for name in vars(self) if name.endswith("_") and not name.startswith("_")]:
-            delattr(self, name)
 
     def _left_s(self, started_s: float) -> float | None:
         """Seconds left of `max_time_s`, or None where there is no limit."""
@@ -208,8 +182,7 @@ def as_config(estimator: E) -> E:
 
 def chosen(settings: RunEstimator) -> dict[str, Any]:
     """The parameters with every choice made, as plain values by name."""
-    plain = as_config(settings)
-    return {f.name: getattr(plain, f.name) for f in fields(plain) if f.name not in OUTWARD}  # type: ignore[arg-type]
+    return plain_parameters(as_config(settings))
 
 
 def _cell(name: Any, cells: Sequence[type], known: Sequence[str], run: RunFolder) -> Any:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ostinato.errors import InputError, RunFolderError
 from ostinato.training.history import History, read_history
-from ostinato.training.run_folder import RunFolder
+from ostinato.training.run_folder import RunFolder, is_committed
 
 E = TypeVar("E")
 
@@ -55,34 +56,51 @@ def cell_by_name(name: str, cells: Sequence[type], known: Collection[str], run: 
 
 def read_finished(
     estimator: E,
-    run: RunFolder,
+    out: str | Path | None,
+    resume: bool,
     read: Callable[[type[E], RunFolder, Sequence[type]], E],
-    as_config: Callable[[E], E],
-) -> E:
-    """The estimator of a finished run that is to be resumed.
+    as_config: Callable[[E], Any],
+    decided: Collection[str] = (),
+) -> E | None:
+    """The estimator of a finished run that is to be resumed; None where there is none, or resuming was not
+    asked for.
 
     Args:
-        estimator: a dataclass with `kind` and `cell`: what was asked for.
-        run: the finished run.
+        estimator: has `kind`, `cell` and `init`: what was asked for.
+        out, resume: as for its `fit`.
         read: reads a run with the user's own cells.
-        as_config: the parameters as they are stored.
+        as_config: the parameters as they are stored, a dataclass.
+        decided: those that a run in `init` decides, so that nobody needs to ask for them.
 
     Raises:
-        InputError: the run is of another kind, or was made with other parameters.
+        InputError: resuming without a folder; the run is of another kind, or was made with other parameters.
     """
+    if not resume:
+        return None
+    if out is None:
+        raise InputError("resume=True goes on with the run in a folder; pass out as well")
+    if not is_committed(Path(out)):
+        return None
     asked: Any = estimator
+    run = RunFolder.open(out)
     if run.kind != asked.kind:
         raise InputError(f"{run.path}: holds a {run.kind!r}, not a {asked.kind!r}; choose another folder")
     stored = read(type(estimator), run, [asked.cell] if isinstance(asked.cell, type) else [])
-    wanted, had = as_config(estimator), as_config(stored)
-    names = [f.name for f in fields(asked) if f.name not in OUTWARD]
-    then, now = ({name: getattr(one, name) for name in names} for one in (had, wanted))
-    if changed := changes(then, now):
+    wanted = plain_parameters(as_config(estimator))
+    if getattr(asked, "init", None) is not None:
+        usual = {f.name: f.default for f in fields(as_config(estimator))}
+        wanted = {n: v for n, v in wanted.items() if n not in decided or v != usual[n]}
+    if changed := changes(plain_parameters(as_config(stored)), wanted):
         raise InputError(
             f"{run.path}: the run there is finished and was made with other parameters "
             f"({changed}); choose another folder"
         )
     return stored
+
+
+def plain_parameters(config: Any) -> dict[str, Any]:
+    """The parameters that tell of the result of a run, by name."""
+    return {f.name: getattr(config, f.name) for f in fields(config) if f.name not in OUTWARD}
 
 
 def changes(had: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

@@ -20,9 +20,6 @@ from ostinato.tasks.transfer import decided, open_source, own_cells
 if TYPE_CHECKING:
     from ostinato.tasks.forecast.estimator import Forecaster
 
-DECIDED = ("cell", "hidden_size", "num_layers", "members", "head", "season")
-"""Parameters that the run in `init` decides."""
-
 
 @dataclass(frozen=True)
 class Beginning:
@@ -56,13 +53,19 @@ class Beginning:
         cells = own_cells(storage.read_settings(run).cell, settings.cell, known, init)
         first = storage.read(estimator, run, cells)
         had = first.settings()
-        values = decided(settings, ForecastSettings(horizon=had.horizon), had, DECIDED, init)
+        values = decided(settings, ForecastSettings(horizon=had.horizon), had, storage.DECIDED, init)
         if had.head == "quantile" and settings.horizon != had.horizon:
             raise InputError(
                 f"horizon={settings.horizon}: the run in init={init!r} says {had.horizon} steps at once; "
                 f"pass horizon={had.horizon}, or begin with a run of another head, which goes step by step"
             )
         return cls(init, first.engine_, first.schema_, values)
+
+    @classmethod
+    def again(cls, fitted: Forecaster) -> Self | None:
+        """The run that a fitted forecaster began with, as far as it is still known; None without one."""
+        init = fitted.settings().init
+        return None if init is None else cls(init, fitted.engine_, fitted.schema_, fitted.decided_)
 
     @property
     def note(self) -> str:

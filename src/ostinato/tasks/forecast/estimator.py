@@ -14,6 +14,7 @@ from ostinato.data.series import SeriesSpec, drop_short, require_future
 from ostinato.data.table import Names, Note, SeriesTable, TableSchema
 from ostinato.errors import DataError, InputError
 from ostinato.models.encoder import check_cell
+from ostinato.tasks import same_data
 from ostinato.tasks.base import Estimator
 from ostinato.tasks.forecast import storage
 from ostinato.tasks.forecast.backtest import (
@@ -25,14 +26,15 @@ from ostinato.tasks.forecast.backtest import (
 )
 from ostinato.tasks.forecast.beginning import Beginning
 from ostinato.tasks.forecast.engine import Engine
+from ostinato.tasks.forecast.fingerprint import fingerprints
 from ostinato.tasks.forecast.fitting import fit_engine
 from ostinato.tasks.forecast.rows import PreparedRows, prepare_rows, row_groups, row_id
 from ostinato.tasks.forecast.session import Session
 from ostinato.tasks.forecast.settings import ForecastSettings
 from ostinato.tasks.forecast.tables import ForecastColumns, like, read_table, with_season
-from ostinato.training.distributed import is_first_process
+from ostinato.tasks.stored import plain_parameters, read_finished
 from ostinato.training.metrics import seasonal_naive_scale
-from ostinato.training.run_folder import RunFolder, is_committed
+from ostinato.training.run_folder import RunFolder
 
 _S = ForecastSettings
 
@@ -51,6 +53,8 @@ class Forecaster(Estimator):
         metrics_: scores of the network and the baselines, on the test part if there is one, else on the
             validation part.
     """
+
+    kind = storage.KIND
 
     def __init__(  # noqa: PLR0913 - one argument per setting is scikit-learn's way
         self,
@@ -147,9 +151,8 @@ class Forecaster(Estimator):
         """
         started_s = clock.monotonic() if started_s is None else started_s
         settings = self.settings()
+        stored = read_finished(self, out, resume, storage.read, storage.as_config, storage.DECIDED)
         folder = None if out is None else Path(out)
-        if folder is not None and resume and is_committed(folder):
-            return self._take_over(RunFolder.open(folder))
         check_cell(settings.cell, settings.hidden_size, settings.num_layers)
         if (target is None) != isinstance(data, SeriesTable):
             raise InputError(
@@ -164,7 +167,7 @@ class Forecaster(Estimator):
                 header=header,
             )
         )  # fmt: skip
-        begun = Beginning.read(type(self), settings)
+        begun = Beginning.read(type(self), settings) if stored is None else Beginning.again(stored)
         if begun is None:
             table = read_table(data, spec=spec, future=future)
         else:
@@ -172,13 +175,12 @@ class Forecaster(Estimator):
             table = begun.read_table(data, spec, future)
         table = table if settings.season is None else with_season(table, settings.season)
         table = drop_short(table, settings.minimum_length + settings.test)
-        run = RunFolder.create(folder, exist_ok=resume) if folder and is_first_process() else None
-        try:
+        prints = fingerprints(table, settings.test)
+        if folder is not None and stored is not None:
+            return same_data.take_over(self, stored, prints, folder)
+        asked = plain_parameters(storage.as_config(self))
+        with same_data.learning(self, folder, resume, prints, asked) as run:
             self._fit(table, settings, folder, resume, started_s, begun)
-        except BaseException:  # also Ctrl-C: a folder without a checkpoint would only be in the way
-            if run is not None:
-                run.abandon()
-            raise
         if run is not None:
             storage.write(self, run)
         return self
@@ -374,11 +376,6 @@ class Forecaster(Estimator):
             engine.seed, engine.paths = settings.seed, settings.paths
             if "device" in parameters:
                 engine.move_to(settings.device)
-        return self
-
-    def _take_over(self, run: RunFolder) -> Self:
-        cells = [] if isinstance(self.cell, str) else [self.cell]
-        self.__dict__.update(storage.read(type(self), run, cells).__dict__)
         return self
 
     # --------------------------------------------------------------------------------------- internal

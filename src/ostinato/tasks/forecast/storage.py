@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ostinato.config import from_toml, to_toml
 from ostinato.data.preparation import Preparation
@@ -25,19 +25,30 @@ from ostinato.training.run_folder import RunFolder
 if TYPE_CHECKING:
     from ostinato.tasks.forecast.estimator import Forecaster
 
+E = TypeVar("E", bound="Forecaster")
+
 KIND = "forecast"
+DECIDED = ("cell", "hidden_size", "num_layers", "members", "head", "season")
+"""Parameters that the run in `init` decides."""
 BUILT_IN = (RNNCell, LSTMCell, GRUCell, MinGRUCell, MinLSTMCell, RGLRUCell)
+
+
+def as_config(forecaster: Forecaster) -> ForecastSettings:
+    """The parameters as TOML can hold them, a cell by its name."""
+    return _named(forecaster.settings())
+
+
+def _named(settings: ForecastSettings) -> ForecastSettings:
+    cell = settings.cell
+    return settings if isinstance(cell, str) else replace(settings, cell=cell.__name__)
 
 
 def write(forecaster: Forecaster, run: RunFolder) -> None:
     """Write the fitted forecaster into `run` and commit it."""
     engine: Engine = forecaster.engine_
-    settings = replace(forecaster.settings(), **forecaster.decided_)
+    settings = _named(replace(forecaster.settings(), **forecaster.decided_))
     run.write_tensors("model.safetensors", engine.model.state_dict())
-    stored = {f.name: getattr(settings, f.name) for f in fields(settings)}
-    if not isinstance(settings.cell, str):
-        stored["cell"] = settings.cell.__name__
-    run.write_file("config.toml", to_toml(ForecastSettings(**stored)).encode())
+    run.write_file("config.toml", to_toml(settings).encode())
     run.write_json(
         "preparation/series.json",
         {
@@ -47,6 +58,7 @@ def write(forecaster: Forecaster, run: RunFolder) -> None:
             "mase_scales": forecaster.scales_,
             "columns": engine.columns.to_json(),
             "calibration": engine.calibration.to_json(),
+            "data": forecaster.fingerprints_,
         },
     )
     run.write_json("preparation/recurrence.json", engine.preparation.to_json())
@@ -60,7 +72,7 @@ def read_settings(run: RunFolder) -> ForecastSettings:
     return from_toml(ForecastSettings, run.read_text("config.toml"), str(Path(run.path) / "config.toml"))
 
 
-def read(cls: type[Forecaster], run: RunFolder, cells: Sequence[type] = ()) -> Forecaster:
+def read(cls: type[E], run: RunFolder, cells: Sequence[type] = ()) -> E:
     """The forecaster that `write` stored."""
     stored = run.read_json("preparation/series.json")
     settings = read_settings(run)
@@ -87,10 +99,12 @@ def read(cls: type[Forecaster], run: RunFolder, cells: Sequence[type] = ()) -> F
         settings.paths,
         settings.seed,
     )
-    forecaster.decided_ = {}
+    decided = () if settings.init is None else DECIDED
+    forecaster.decided_ = {name: getattr(forecaster, name) for name in decided}
     forecaster.schema_ = TableSchema.from_json(stored["schema"])
     forecaster.ends_ = dict(stored["trained_until"])
     forecaster.scales_ = {k: float("nan") if v is None else v for k, v in stored["mase_scales"].items()}
+    forecaster.fingerprints_ = dict(stored.get("data", {}))
     forecaster.metrics_ = run.read_json("metrics.json")
     forecaster.history_ = history_of(run)
     forecaster.notes_ = list(forecaster.metrics_.get("notes", []))

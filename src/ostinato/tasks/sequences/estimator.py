@@ -19,16 +19,19 @@ from ostinato.errors import InputError, SizeError
 from ostinato.layers.arguments import check_sizes
 from ostinato.layers.options import check_choice
 from ostinato.models.labeller import Labeller
+from ostinato.tasks import same_data
 from ostinato.tasks.base import Estimator
 from ostinato.tasks.sequences import storage
 from ostinato.tasks.sequences.beginning import inputs_of, read_first, settings_with, take_network
+from ostinato.tasks.sequences.fingerprint import fingerprint
 from ostinato.tasks.sequences.network import Network, Part
 from ostinato.tasks.sequences.splitting import Split, split_off
 from ostinato.tasks.sequences.targets import OUTPUTS, Targets, read_targets
+from ostinato.tasks.stored import plain_parameters, read_finished
 from ostinato.training.history import History
 from ostinato.training.loop import train
 from ostinato.training.randomness import kept_randomness
-from ostinato.training.run_folder import RunFolder, is_committed
+from ostinato.training.run_folder import RunFolder
 from ostinato.training.settings import TrainingSettings
 
 _OF_TRAINING = (
@@ -132,26 +135,18 @@ class SequenceEstimator(Estimator):
             DivergenceError: training went wrong at too many steps in a row.
         """
         settings = self._checked(validation)
+        stored = read_finished(self, out, resume, storage.read, storage.as_config, storage.DECIDED)
         folder = None if out is None else Path(out)
-        if resume and folder is None:
-            raise InputError("resume=True goes on with the run in a folder; pass out as well")
-        if folder is not None and resume and is_committed(folder):
-            stored = storage.read_again(self, RunFolder.open(folder))
-            self._forget()
-            self.__dict__.update({n: v for n, v in vars(stored).items() if n.endswith("_")})
-            return self
+        split = self._read(X, y, lengths, validation)
+        parts = {"data": split.part} | ({} if split.checks is None else {"valid": split.checks})
+        prints = {name: fingerprint(part) for name, part in parts.items()}
+        if folder is not None and stored is not None:
+            return same_data.take_over(self, stored, prints, folder)
         first = read_first(settings)
         settings = settings if first is None else settings_with(settings, first)
-        split = self._read(X, y, lengths, validation)
-        run = None if folder is None else RunFolder.create(folder, exist_ok=resume)
-        try:
-            self._forget()
+        asked = plain_parameters(storage.as_config(self))
+        with same_data.learning(self, folder, resume, prints, asked) as run:
             self._learn(settings, split, folder, resume, first)
-        except InputError:
-            self._forget()
-            if run is not None:
-                run.abandon()
-            raise
         if run is not None:
             storage.write(self, run)
         return self
@@ -273,10 +268,6 @@ class SequenceEstimator(Estimator):
                 "sequence pass output='sequence'"
             ]
         return []
-
-    def _forget(self) -> None:
-        for name in [name for name in vars(self) if name.endswith("_")]:
-            delattr(self, name)
 
     # -------------------------------------------------------------------------------- what it has learned
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ostinato.config import from_toml, to_toml
+from ostinato.config import NONE, from_toml, to_toml
 from ostinato.data.scaling import Scaling
 from ostinato.models.encoder import CELLS
 from ostinato.tasks.sequences.network import Network
-from ostinato.tasks.stored import adopt_history, cell_by_name, history_of, misfit, read_finished
-from ostinato.tasks.transfer import decided
+from ostinato.tasks.stored import adopt_history, cell_by_name, history_of, misfit
 from ostinato.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ _PREPARATION = "preparation/sequences.json"
 def write(estimator: SequenceEstimator, run: RunFolder) -> None:
     """Write the fitted estimator into `run` and commit it."""
     run.write_tensors("model.safetensors", estimator.network_.model.state_dict())
-    run.write_file("config.toml", to_toml(_as_config(estimator.settings_)).encode())
+    run.write_file("config.toml", to_toml(as_config(estimator.settings_)).encode())
     run.write_json(
         _PREPARATION,
         {
@@ -38,6 +37,7 @@ def write(estimator: SequenceEstimator, run: RunFolder) -> None:
             "inputs": estimator.network_.inputs.to_json(),
             "answers": estimator._answers_to_json(),
             "notes": estimator.notes_,
+            "data": estimator.fingerprints_,
         },
     )
     run.write_json("metrics.json", estimator.metrics_)
@@ -58,8 +58,9 @@ def read(cls: type[E], run: RunFolder, cells: Sequence[type] = ()) -> E:
     """
     estimator = read_config(cls, run)
     estimator.cell = cell_by_name(estimator.cell, cells, CELLS, run)
-    if hasattr(estimator, "class_weight") and isinstance(estimator.class_weight, list):
-        estimator.class_weight = dict(estimator.class_weight)
+    if (weight := getattr(estimator, "class_weight", None)) is not None:
+        plain = None if weight == NONE else weight
+        estimator.set_params(class_weight=dict(plain) if isinstance(plain, list) else plain)
     stored = run.read_json(_PREPARATION)
     try:
         estimator.n_features_in_ = int(stored["input_size"])
@@ -68,6 +69,7 @@ def read(cls: type[E], run: RunFolder, cells: Sequence[type] = ()) -> E:
         inputs = Scaling.from_json(stored["inputs"])
         estimator._answers_from_json(stored["answers"])
         estimator.notes_ = list(stored["notes"])
+        estimator.fingerprints_ = dict(stored.get("data", {}))
         model = estimator._build(estimator, estimator.n_features_in_, None)
         model.load_state_dict(run.read_tensors("model.safetensors"))
     except (KeyError, TypeError, RuntimeError) as error:
@@ -79,18 +81,7 @@ def read(cls: type[E], run: RunFolder, cells: Sequence[type] = ()) -> E:
     return estimator
 
 
-def read_again(estimator: E, run: RunFolder) -> E:
-    """The estimator of a finished run that is to be resumed; errors as of `stored.read_finished`."""
-    if estimator.init is None:
-        return read_finished(estimator, run, read, _as_config)
-    # The config has what was decided, which nobody needs to ask for.
-    cells = [estimator.cell] if isinstance(estimator.cell, type) else []
-    had = _as_config(read(type(estimator), run, cells)) if run.kind == estimator.kind else estimator
-    values = decided(_as_config(estimator), type(estimator)(), had, DECIDED, run.path, "out")
-    return read_finished(replace(estimator, **values), run, read, _as_config)
-
-
-def _as_config(estimator: E) -> E:
+def as_config(estimator: E) -> E:
     """The parameters as TOML can hold them: a cell by its name, factors of labels as pairs."""
     plain = {f.name: _plain(getattr(estimator, f.name)) for f in fields(estimator)}
     plain["init"] = None if estimator.init is None else str(estimator.init)
