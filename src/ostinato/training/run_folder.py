@@ -8,7 +8,6 @@ a folder is executed, no name in it may lead outside, and sizes are checked befo
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
@@ -145,10 +144,9 @@ class RunFolder:
                 (self.path / name).unlink(missing_ok=True)
             for partial in (self.path / CHECKPOINTS).glob(".*.partial"):
                 shutil.rmtree(partial, ignore_errors=True)
-            with contextlib.suppress(OSError):  # not there, or not empty
-                (self.path / CHECKPOINTS).rmdir()
-        if self.path.is_dir() and not any(self.path.iterdir()):
-            self.path.rmdir()
+        for folder in (self.path / CHECKPOINTS, self.path):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
     # ------------------------------------------------------------------ reading
 
