@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ostinato.data.scaling import Scaling
 from ostinato.errors import InputError
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
     from ostinato.tasks.sequences.estimator import SequenceEstimator
 
 E = TypeVar("E", bound="SequenceEstimator")
+
+_FAR = 3.0
 
 
 def read_first(settings: E) -> E | None:
@@ -59,6 +64,42 @@ def inputs_of(estimator: E, first: E) -> Scaling:
                 "same form, or train without that run"
             )
     return first.network_.inputs
+
+
+def notes_on(estimator: E, real: NDArray[Any], answers: NDArray[Any]) -> list[str]:
+    """What to say about the run in `init`, whose network and scaling were taken over.
+
+    Args:
+        estimator: learns; it has the scaling of that run.
+        real: (n, D) the steps to learn from.
+        answers: (n,) or (n, C) the targets.
+    """
+    notes = [f"begins with the network and the scaling of the run in {str(estimator.init)!r}"]
+    for name, values, scaling in (
+        ("X", real, estimator.network_.inputs if estimator.settings_.scale_inputs else None),
+        ("y", answers, estimator._scaling_of_answers()),
+    ):
+        if scaling is None:
+            continue
+        flat = values.reshape(len(values), -1)
+        away = np.median(np.abs(scaling.forward(flat)), axis=0)
+        far = np.flatnonzero(away > _FAR).tolist()
+        if far:
+            c = far[0]
+            notes.append(
+                f"{name}: more than half of the values of {_columns(far, flat.shape[1])} lie over "
+                f"{_FAR:g} standard deviations away from the mean of that run (median "
+                f"{np.median(flat[:, c]):g}, there {scaling.mean[c]:g} ± {scaling.scale[c]:g}); give them in "
+                "the same unit, or train without that run"
+            )
+    return notes
+
+
+def _columns(far: list[int], count: int) -> str:
+    if count == 1:
+        return "its column"
+    shown = ", ".join(map(str, far[:10])) + (", …" if len(far) > 10 else "")
+    return f"column{'s' if len(far) > 1 else ''} {shown} (counted from 0)"
 
 
 def take_network(model: Labeller, first: E, rows: list[int]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -22,7 +22,7 @@ from ostinato.models.labeller import Labeller
 from ostinato.tasks import same_data
 from ostinato.tasks.base import Estimator
 from ostinato.tasks.sequences import storage
-from ostinato.tasks.sequences.beginning import inputs_of, read_first, settings_with, take_network
+from ostinato.tasks.sequences.beginning import inputs_of, notes_on, read_first, settings_with, take_network
 from ostinato.tasks.sequences.fingerprint import fingerprint
 from ostinato.tasks.sequences.network import Network, Part
 from ostinato.tasks.sequences.splitting import Split, split_off
@@ -198,7 +198,6 @@ class SequenceEstimator(Estimator):
         self._learn_targets(part.targets, split.seen)
         real = part.x[np.arange(T) < part.lengths[:, None]]
         inputs = Scaling.fit(real) if settings.scale_inputs else Scaling.none(D)
-        del real
         if first is not None:
             inputs, rows = inputs_of(self, first), self._take_answers(first)
         # The caller's random numbers stay as they were.
@@ -208,6 +207,8 @@ class SequenceEstimator(Estimator):
         if first is not None:
             take_network(model, first, rows)
         self.network_ = Network(model, inputs)
+        begun = [] if first is None else notes_on(self, real, part.targets.flat)
+        del real
         part, checks = self._prepared(part), None if checks is None else self._prepared(checks)
         sampler = RowSampler(
             N, settings.batch_size, seed=settings.seed, lengths=part.lengths if part.is_ragged else None
@@ -215,14 +216,15 @@ class SequenceEstimator(Estimator):
         self.history_: History = train(
             model,
             RowSource(sampler, part.batch),
-            settings._training_settings(),
+            # The network to begin with may be the best that there is.
+            replace(settings._training_settings(), validate_first=first is not None and checks is not None),
             validate=None if checks is None else lambda _: {"loss": self.network_.loss(checks)},
             folder=folder,
             resume=resume,
             device=settings.device,
             progress=settings.progress,
         )
-        self.notes_ = [*self._notes(part), *self.history_.notes]
+        self.notes_ = [*begun, *self._notes(part), *self.history_.notes]
         held = "training" if checks is None else "validation"
         self.metrics_ = {"part": held, **self._scored(part if checks is None else checks)}
 
@@ -357,6 +359,10 @@ class SequenceEstimator(Estimator):
     def _take_answers(self, first: Self) -> list[int]:
         """Take what of the answers of another is gone on with; for each of its own C answers the row of the
         other's output layer, `transfer.OWN` where there is none."""
+
+    def _scaling_of_answers(self) -> Scaling | None:
+        """By which the network's answers are numbers, or None."""
+        return None
 
     @abstractmethod
     def _encoded(self, targets: Targets) -> Targets:

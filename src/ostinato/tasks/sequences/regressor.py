@@ -87,6 +87,9 @@ class SequenceRegressor(SequenceEstimator):
         self.targets_ = first.targets_
         return list(range(found))
 
+    def _scaling_of_answers(self) -> Scaling | None:
+        return self.targets_
+
     def _encoded(self, targets: Targets) -> Targets:
         return targets.replaced(self.targets_.forward(_with_columns(targets.flat)))
 
