@@ -19,7 +19,7 @@ from ostinato.tasks.base import Estimator
 from ostinato.tasks.stored import changes
 from ostinato.training.atomic import write_bytes_atomically
 from ostinato.training.distributed import is_first_process
-from ostinato.training.run_folder import RunFolder
+from ostinato.training.run_folder import RunFolder, has_checkpoint
 
 E = TypeVar("E", bound=Estimator)
 Fingerprints = Mapping[str, Mapping[str, Any]]
@@ -154,7 +154,7 @@ def kept(folder: Path) -> Fingerprints:
     Raises:
         RunFolderError: the file was altered.
     """
-    if not _has_checkpoint(folder) or not (folder / _STATE).is_file():
+    if not has_checkpoint(folder) or not (folder / _STATE).is_file():
         return {}
     try:
         return {str(name): dict(one) for name, one in json.loads((folder / _STATE).read_bytes()).items()}
@@ -166,13 +166,8 @@ def kept(folder: Path) -> Fingerprints:
 
 def forget(folder: Path) -> None:
     """Take back `keep` where no checkpoint came after it."""
-    if not _has_checkpoint(folder):
+    if not has_checkpoint(folder):
         shutil.rmtree((folder / _STATE).parent, ignore_errors=True)
-
-
-def _has_checkpoint(folder: Path) -> bool:
-    checkpoints = (folder / _STATE).parent
-    return checkpoints.is_dir() and any(path.name.isdigit() for path in checkpoints.iterdir())
 
 
 def _difference(name: str, then: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str:
