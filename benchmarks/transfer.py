@@ -1,12 +1,15 @@
 """What a language model gives a classifier: TREC questions by the number of labels, with it and without.
 
-    python benchmarks/transfer.py --data FOLDER [--labels 100,500,all] [--seeds 5] [--passes 3] [--run RUN]
+    python benchmarks/transfer.py --data FOLDER [--wordnet FOLDER] [--labels 100,500,all] [--seeds 5]
+        [--lm-time 1500] [--run RUN]
 
 FOLDER (by default the environment variable OSTINATO_DATA) holds the sets by their usual names, packed or
 not: TREC.train.all, TREC.test.all, and the English text that the language model reads before. That is the
 sentences of the Stanford Sentiment Treebank (train.txt, in brackets), train.en of Multi30k,
-en_ewt-ud-train.conllu, and the training questions without their labels. No text of a test part is among
-them. The model is learned once, in `--passes` passes, or taken from `--run`, where it is kept.
+en_ewt-ud-train.conllu, the training questions without their labels, and if asked for the glosses of WordNet
+(its files data.noun, data.verb, data.adj and data.adv, as in Debian's package wordnet-base). No text of a
+test part is among them. The model is learned once, in `--lm-time` seconds, or taken from `--run`, where it
+is kept.
 
 Then `Classifier` learns from 100, 500 and all labelled questions, from scratch and with `init`, with
 its defaults; each seed draws other questions. The accuracy on the 500 test questions is printed with its
@@ -48,7 +51,22 @@ def questions(data: Path, part: str) -> tuple[list[str], list[str]]:
     return [text for _, text in rows], [label.split(":")[0] for label, _ in rows]
 
 
-def reading(data: Path) -> str:
+def glosses(folder: Path) -> list[str]:
+    """WordNet's words and what they mean, a line for each sense."""
+    lines = []
+    for part in ("noun", "verb", "adj", "adv"):
+        for line in (folder / f"data.{part}").read_text("latin-1").splitlines():
+            if line.startswith("  "):  # the licence
+                continue
+            sense, gloss = line.split(" | ", 1)
+            fields = sense.split()
+            words = fields[4 : 4 + 2 * int(fields[3], 16) : 2]
+            plain = (re.sub(r"\(\w+\)$", "", word).replace("_", " ") for word in words)
+            lines.append(f"{', '.join(plain)}: {gloss}")
+    return lines
+
+
+def reading(data: Path, wordnet: Path | None) -> str:
     """What the language model reads, a sentence a line."""
     lines = questions(data, "train")[0]
     trees = text_of(data, "train.txt").splitlines()
@@ -56,6 +74,7 @@ def reading(data: Path) -> str:
     lines += text_of(data, "train.en").splitlines()
     marked = text_of(data, "en_ewt-ud-train.conllu").splitlines()
     lines += [line[9:] for line in marked if line.startswith("# text = ")]
+    lines += [] if wordnet is None else glosses(wordnet)
     np.random.default_rng(0).shuffle(lines)
     return "\n".join(line.strip() for line in lines) + "\n"
 
@@ -67,10 +86,11 @@ def language_run(given: argparse.Namespace, folder: Path) -> Path:
         return run
     started_s = time.monotonic()
     model = ot.LanguageModel(
-        unit="word", splitting="words", vocabulary_size=10_000, embedding_size=128, hidden_size=256,
-        num_layers=1, epochs=given.passes, documents="line", held_out=0.02, progress=given.progress,
+        unit="word", splitting="words", vocabulary_size=20_000, embedding_size=192, hidden_size=256,
+        num_layers=1, epochs=4, max_time_s=given.lm_time, documents="line", held_out=0.01,
+        progress=given.progress,
     )  # fmt: skip
-    model.fit(io.StringIO(reading(given.data)), out=run)
+    model.fit(io.StringIO(reading(given.data, given.wordnet)), out=run)
     own, others = model.metrics_["model"]["lstm"], model.metrics_["baselines"]
     print(
         f"language model: perplexity {own['perplexity']:.1f}, n-grams "
@@ -102,7 +122,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=os.environ.get("OSTINATO_DATA"))
     parser.add_argument("--labels", default="100,500,all")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--passes", type=int, default=3)
+    parser.add_argument("--wordnet", type=Path, help="folder with WordNet's data.noun and others")
+    parser.add_argument("--lm-time", type=float, default=1500.0, help="seconds for the language model")
     parser.add_argument("--max-time", type=float, help="of one fit of a classifier, in seconds")
     parser.add_argument("--run", type=Path)
     parser.add_argument("--threads", type=int)

@@ -155,3 +155,21 @@ def test_a_model_that_misleads_gets_nothing():
     scales = fit_scales([-good, good], y)
     assert scales[0] == 0.0
     assert scales[1] > 1.0
+
+
+def test_dense_columns_are_columns_like_others():
+    """The same problem with its last columns given densely has the same solution."""
+    matrix, y = problem()
+    checks, checks_y = problem(25, seed=4)
+    model, whole = WideLinear(V - 5, K, 5), WideLinear(V, K)
+
+    def split(rows):
+        return Batch({**sparse(rows[:, :-5]), "dense": rows[:, -5:]})
+
+    found = model.fit(split(matrix), y, checks=split(checks), checks_y=checks_y)
+    expected = whole.fit(sparse(matrix), y, checks=sparse(checks), checks_y=checks_y)
+    assert found.penalty == expected.penalty
+    assert found.loss == pytest.approx(expected.loss, rel=1e-3)
+    both = torch.cat([model.weight, model.dense])
+    torch.testing.assert_close(both, whole.weight, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(model(split(checks)), whole(sparse(checks)), rtol=0.02, atol=0.02)

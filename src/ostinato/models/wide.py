@@ -25,31 +25,33 @@ _MEMORY_BYTES = 256 << 20
 
 
 class WideLinear(nn.Module):
-    """Multinomial logistic regression over sparse rows: logits = A w + b.
+    """Multinomial logistic regression over sparse rows, with some dense columns: logits = A w + X v + b.
 
-    The rows come as `ngrams` (n,), `ngram_weights` (n,) and `ngram_counts` (B,), one row after the other, as
-    `NgramRows.batch` gives them. The problem is convex and is solved as a whole by `fit`; the training loop
-    leaves its parameters alone.
+    The rows of A come as `ngrams` (n,), `ngram_weights` (n,) and `ngram_counts` (B,), one row after the
+    other, as `NgramRows.batch` gives them, and those of X as `dense` (B, F). The problem is convex and is
+    solved as a whole by `fit`; the training loop leaves its parameters alone.
 
     Args:
         features: V, columns of A.
         output_size: K.
+        dense: F, columns of X.
 
     Raises:
-        InputError: a size below 1.
+        InputError: a size below 1, of F below 0.
 
-    Cost: K multiplications for each n-gram of a text.
+    Cost: K multiplications for each n-gram of a text and each dense column.
     """
 
-    def __init__(self, features: int, output_size: int):
+    def __init__(self, features: int, output_size: int, dense: int = 0):
         super().__init__()
-        check_sizes("WideLinear", features=features, output_size=output_size)
+        check_sizes("WideLinear", features=features, output_size=output_size, dense=dense + 1)
         self.weight = nn.Parameter(torch.zeros(features, output_size), requires_grad=False)
+        self.dense = nn.Parameter(torch.zeros(dense, output_size), requires_grad=False) if dense else None
         self.bias = nn.Parameter(torch.zeros(output_size), requires_grad=False)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, K)."""
-        return _product(batch, self.weight) + self.bias
+        return _logits(batch, self.weight, self.dense, self.bias)
 
     @torch.no_grad()
     def fit(
@@ -89,20 +91,21 @@ class WideLinear(nn.Module):
         if len(penalties) > 1 and not has_checks:
             raise InputError("WideLinear.fit: several penalties need checks to choose by; pass one penalty")
         deadline_s = None if max_time_s is None else time.monotonic() + max_time_s
-        problem = _Problem(batch, y, len(self.weight), len(self.bias), class_weights)
+        problem = _Problem(batch, y, self, class_weights)
         best = WideFit(float("nan"), float("inf"), True)
-        point = torch.cat([self.weight.flatten(), self.bias])
+        own = [self.weight, *([] if self.dense is None else [self.dense]), self.bias]
+        point = torch.cat([one.flatten() for one in own])
         for penalty in penalties:
             point, has_converged = problem.minimise(point, penalty, deadline_s)
-            weight, bias = problem.split(point)
+            weight, dense, bias = problem.split(point)
             loss = 0.0
             if has_checks and checks is not None and checks_y is not None:
-                loss = float(F.cross_entropy(_product(checks, weight) + bias, checks_y, class_weights))
+                loss = float(F.cross_entropy(_logits(checks, weight, dense, bias), checks_y, class_weights))
             if loss >= best.loss:
                 break
             best = WideFit(penalty, loss, has_converged)
-            self.weight.copy_(weight)
-            self.bias.copy_(bias)
+            for value, found in zip(own, (weight, *([] if dense is None else [dense]), bias), strict=True):
+                value.copy_(found)
             if not has_converged:
                 break
         return best
@@ -119,17 +122,16 @@ class WideAndDeep(nn.Module):
 
     Args:
         network: `forward(batch) -> logits (B, K)` and `loss`.
-        features: V of the linear model.
-        output_size: K.
+        features, output_size, dense: of the linear model.
 
     Raises:
         InputError: a size below 1.
     """
 
-    def __init__(self, network: nn.Module, features: int, output_size: int):
+    def __init__(self, network: nn.Module, features: int, output_size: int, dense: int = 0):
         super().__init__()
         self.network = network
-        self.wide = WideLinear(features, output_size)
+        self.wide = WideLinear(features, output_size, dense)
         # No gradient: solved for, not trained. A parameter rather than a buffer, which the loop would copy.
         self.scales = nn.Parameter(torch.tensor([1.0, 0.0]), requires_grad=False)
 
@@ -175,21 +177,23 @@ class WideFit:
 class _Problem:
     """The objective and its gradient; both products with the matrix are sums of bags, by rows or columns."""
 
-    def __init__(self, batch: Batch, y: Tensor, V: int, K: int, class_weights: Tensor | None):
-        self.by_row, self.V, self.K = batch, V, K
+    def __init__(self, batch: Batch, y: Tensor, model: WideLinear, class_weights: Tensor | None):
+        self.by_row, self.V, self.K = batch, *model.weight.shape
+        self.F = 0 if model.dense is None else len(model.dense)
         ids, weights, counts = batch["ngrams"], batch["ngram_weights"], batch["ngram_counts"]
         rows = torch.repeat_interleave(torch.arange(len(counts), device=ids.device), counts)
         order = torch.argsort(ids, stable=True)
         self.by_column = Batch(
             ngrams=rows[order].to(torch.int32),
             ngram_weights=weights[order],
-            ngram_counts=torch.bincount(ids, minlength=V),
+            ngram_counts=torch.bincount(ids, minlength=self.V),
         )
-        self.onehot = F.one_hot(y, K).to(weights.dtype)
+        self.onehot = F.one_hot(y, self.K).to(weights.dtype)
         self.factors = weights.new_ones(len(y)) if class_weights is None else class_weights.to(weights)[y]
 
-    def split(self, point: Tensor) -> tuple[Tensor, Tensor]:
-        return point[: self.V * self.K].view(self.V, self.K), point[self.V * self.K :]
+    def split(self, point: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        weight, dense, bias = point.split([self.V * self.K, self.F * self.K, self.K])
+        return weight.view(self.V, self.K), dense.view(self.F, self.K) if self.F else None, bias
 
     def minimise(self, point: Tensor, penalty: float, deadline_s: float | None) -> tuple[Tensor, bool]:
         """From a point; stops where the gradient has all but vanished, or at the deadline."""
@@ -204,14 +208,18 @@ class _Problem:
         )  # fmt: skip
 
         def objective() -> float:
-            weight, bias = self.split(free.detach())
-            logits = _product(self.by_row, weight) + bias
-            log_p = torch.log_softmax(logits, dim=1)
-            loss = -((log_p * self.onehot).sum(1) * self.factors).sum() + 0.5 * penalty * (weight**2).sum()
+            point = free.detach()
+            log_p = torch.log_softmax(_logits(self.by_row, *self.split(point)), dim=1)
+            loss = -((log_p * self.onehot).sum(1) * self.factors).sum()
             error = (log_p.exp() - self.onehot) * self.factors.unsqueeze(1)
-            slope = _product(self.by_column, error) + penalty * weight
-            free.grad = torch.cat([slope.flatten(), error.sum(0)]) / n
-            return float(loss) / n
+            slopes = [_product(self.by_column, error).flatten()]
+            if self.F:
+                slopes.append((self.by_row["dense"].T @ error).flatten())
+            slope = torch.cat([*slopes, error.sum(0)])
+            penalised = point[: -self.K]
+            slope[: -self.K] += penalty * penalised
+            free.grad = slope / n
+            return float(loss + 0.5 * penalty * (penalised**2).sum()) / n
 
         before = float("inf")
         for _ in range(_STRIDES):
@@ -222,6 +230,11 @@ class _Problem:
             if deadline_s is not None and time.monotonic() > deadline_s:
                 return free.detach(), False
         return free.detach(), True
+
+
+def _logits(batch: Batch, weight: Tensor, dense: Tensor | None, bias: Tensor) -> Tensor:
+    logits = _product(batch, weight) + bias
+    return logits if dense is None else torch.addmm(logits, batch["dense"], dense)
 
 
 def _product(batch: Batch, table: Tensor) -> Tensor:

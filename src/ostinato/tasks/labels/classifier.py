@@ -24,7 +24,7 @@ from ostinato.tasks.labels.calibration import Calibration
 from ostinato.tasks.labels.classifier_answers import answer_columns, sklearn_tags, typed
 from ostinato.tasks.labels.ensemble import Ensemble, held_out_probabilities
 from ostinato.tasks.labels.estimator import LabelEstimator
-from ostinato.tasks.labels.inputs import Inputs, Labelled
+from ostinato.tasks.labels.inputs import Inputs, Labelled, complete, tensors_of
 from ostinato.tasks.labels.kinds import form_of, form_of_kind, inputs_class, kind_of, optimizer_of
 from ostinato.tasks.labels.linear_part import blend_linear, fit_linear
 from ostinato.tasks.labels.reading import label_type
@@ -51,9 +51,8 @@ class Classifier(LabelEstimator):
     Sequences are texts, documents (`hierarchy`), parse trees (`tree`), rows of letters such as DNA, and
     arrays or signals. Small sets are learned by several networks, each without another part of the data:
     what they say about that part chooses the best weights and calibrates the probabilities. An empty
-    sequence is answered by the shares of the classes.
-
-    The parameters are the fields of this class and of `LabelEstimator`; None is chosen from the data.
+    sequence is answered by the shares of the classes. The parameters are the fields of this class and of
+    `LabelEstimator`; None is chosen from the data.
 
     Attributes (after `fit`), beside those of `LabelEstimator`:
         classes_: (K,) the classes, sorted; text, or numbers where y was an array of numbers.
@@ -263,7 +262,7 @@ class Classifier(LabelEstimator):
     def _begin(self, inputs: Encoded, checks: Encoded, left_s: float | None) -> None:
         assert isinstance(inputs, Labelled)
         assert isinstance(checks, Labelled)
-        fit_linear(self._ensemble, inputs, checks, left_s, self.settings_.seed)
+        fit_linear(self._ensemble, inputs, checks, left_s, self.settings_.seed, starts=self._first is None)
 
     @property
     def _ensemble(self) -> Ensemble:
@@ -394,7 +393,8 @@ class Classifier(LabelEstimator):
         self._stored_baseline = stored["baseline"]
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        return self.regression_.tensors()
+        return {**self.regression_.tensors(), **tensors_of(self.preparation_)}
 
     def _take_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
         self.regression_ = Regression.from_json(self._stored_baseline, tensors)
+        self.preparation_ = complete(self.preparation_, tensors)

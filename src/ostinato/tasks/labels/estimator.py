@@ -216,7 +216,7 @@ class LabelEstimator(RunEstimator):
         assert s.batch_size is not None
         steps_per_epoch = math.ceil(len(inputs) / s.batch_size)
         # A run to begin with may be the best that there is.
-        optimizer = self._optimizer() | {"validate_first": self._first is not None}
+        optimizer = {"validate_first": self._first is not None} | self._optimizer()
         training = Training(
             self.network_,
             inputs,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
@@ -62,6 +62,30 @@ class Inputs(Protocol):
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`: it gives the same numbers."""
         ...
+
+
+@runtime_checkable
+class WithTensors(Protocol):
+    """Inputs that hold arrays, which are stored beside their plain values."""
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """By name."""
+        ...
+
+    def with_tensors(self, tensors: Mapping[str, torch.Tensor]) -> Any:
+        """Inputs that `from_json` gave, with what `tensors` gave, among others."""
+        ...
+
+
+def tensors_of(inputs: Inputs) -> dict[str, torch.Tensor]:
+    """The arrays of any inputs, by name."""
+    return inputs.tensors() if isinstance(inputs, WithTensors) else {}
+
+
+def complete(inputs: Inputs, tensors: Mapping[str, torch.Tensor]) -> Inputs:
+    """What `from_json` gave, with what `tensors_of` gave."""
+    whole: Inputs = inputs.with_tensors(tensors) if isinstance(inputs, WithTensors) else inputs
+    return whole
 
 
 @dataclass(frozen=True)

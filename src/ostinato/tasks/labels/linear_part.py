@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
 from ostinato.models.blending import fit_scales
-from ostinato.models.wide import WideAndDeep
+from ostinato.models.pretrained_classifier import PretrainedClassifier
+from ostinato.models.wide import WideAndDeep, WideLinear
 from ostinato.tasks.labels.ensemble import Ensemble, chunks
 from ostinato.tasks.labels.inputs import Labelled
+from ostinato.types import Batch
 
 SHARE = 0.15  # of the time that is left, for the linear models of all members
 USUAL_S = 60.0
 
 
 def fit_linear(
-    network: Ensemble, inputs: Labelled, checks: Labelled, left_s: float | None, seed: int
+    network: Ensemble, inputs: Labelled, checks: Labelled, left_s: float | None, seed: int, *, starts: bool
 ) -> None:
-    """Solve for the linear model of each member that has one, on what that member learns from."""
+    """Solve for the linear model of each member that has one, on what that member learns from.
+
+    Args:
+        network: the members.
+        inputs, checks: learned from, and to choose penalties by.
+        left_s: of the time.
+        seed: of which rows serve where they are too many.
+        starts: whether a network over a language model's features begins with a linear model over these.
+    """
     wides = [member for member in network.members if isinstance(member, WideAndDeep)]
     if not wides:
         return
@@ -36,14 +48,25 @@ def fit_linear(
         if most < len(learned):
             learned = np.sort(np.random.default_rng([seed, 7, m]).permutation(learned)[:most])
             apart = apart[: max(most // 10, 1)]
-        member.wide.fit(
-            linear.batch(learned),
-            torch.from_numpy(inputs.codes[learned]),
-            checks=source.inputs.linear.batch(apart),  # type: ignore[attr-defined]
-            checks_y=torch.from_numpy(source.codes[apart]),
-            penalties=inputs.inputs.penalties if len(apart) else None,  # type: ignore[attr-defined]
-            max_time_s=limit_s,
-        )
+        rows, apart_rows = linear.batch(learned), source.inputs.linear.batch(apart)  # type: ignore[attr-defined]
+        given: dict[str, Any] = {
+            "checks_y": torch.from_numpy(source.codes[apart]),
+            "penalties": inputs.inputs.penalties if len(apart) else None,  # type: ignore[attr-defined]
+            "max_time_s": limit_s,
+        }
+        y = torch.from_numpy(inputs.codes[learned])
+        member.wide.fit(rows, y, checks=apart_rows, **given)
+        if starts and isinstance(member.network, PretrainedClassifier):
+            start = WideLinear(1, len(member.wide.bias), rows["dense"].shape[1])
+            start.fit(_dense_alone(rows), y, checks=_dense_alone(apart_rows), **given)
+            assert start.dense is not None
+            member.network.begin_with(start.dense, start.bias)
+
+
+def _dense_alone(rows: Batch) -> Batch:
+    """Without n-grams."""
+    none = {name: rows[name][:0] for name in ("ngrams", "ngram_weights")}
+    return Batch(dense=rows["dense"], ngram_counts=torch.zeros_like(rows["ngram_counts"]), **none)
 
 
 @torch.no_grad()

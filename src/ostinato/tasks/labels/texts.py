@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ostinato.data.examples import Examples
-from ostinato.data.ngrams import NgramFeatures, NgramRows
+from ostinato.data.ngrams import NgramFeatures
 from ostinato.data.token_encoding import TokenPreparation
 from ostinato.data.word_vectors import WordVectors
 from ostinato.models.text_classifier import TextClassifier
 from ostinato.models.wide import PENALTIES, WideAndDeep
 from ostinato.tasks.labels.beginning import extended, token_rows
 from ostinato.tasks.labels.inputs import how_many
-from ostinato.tasks.labels.linear_rows import LazyNgrams, encode_ngrams, fit_ngrams
+from ostinato.tasks.labels.linear_rows import encode_ngrams, fit_ngrams
 from ostinato.tasks.transfer import Moved
 from ostinato.types import Batch
 
@@ -133,12 +133,12 @@ class EncodedTexts:
 
     Attributes:
         tokens: `EncodedTokens`, or `EncodedDocuments`.
-        linear: as many rows for the linear model.
+        linear: as many rows for the linear model: `NgramRows`, or others with `batch(rows)`.
         notes: what was peculiar about the inputs.
     """
 
     tokens: Any
-    linear: NgramRows | LazyNgrams
+    linear: Any
     notes: list[str] = field(default_factory=list)
     penalties: ClassVar[tuple[float, ...]] = PENALTIES
 
