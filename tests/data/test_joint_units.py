@@ -18,7 +18,9 @@ def rows(*lists):
 
 def cipher(n, seed=0):
     draw = random.Random(seed)
-    sources = [[draw.choice([2, 2, 3, 3, 4, 5, 6, 6, 7]) for _ in range(draw.randint(2, 8))] for _ in range(n)]
+    sources = [
+        [draw.choice([2, 2, 3, 3, 4, 5, 6, 6, 7]) for _ in range(draw.randint(2, 8))] for _ in range(n)
+    ]
     targets = [[sound for letter in word for sound in CIPHER[letter]] for word in sources]
     return rows(*sources), rows(*targets)
 
@@ -43,7 +45,10 @@ def test_silent_and_doubled_units_are_found():
 
 
 def test_all_ways_to_cut_are_summed():
-    size, pairs = 10, [([2, 3, 2], [7, 9, 7]), ([3, 3, 4], [9]), ([2, 4, 4], [8, 9, 7, 7, 2, 1]), ([5, 5, 5], [])]
+    size, pairs = (
+        10,
+        [([2, 3, 2], [7, 9, 7]), ([3, 3, 4], [9]), ([2, 4, 4], [8, 9, 7, 7, 2, 1]), ([5, 5, 5], [])],
+    )
     sources, targets = rows(*(s for s, _ in pairs)), rows(*(t for _, t in pairs))
     lattice = joint_units._Lattice(sources, targets, np.arange(4), size)
     codes = lattice.different()

@@ -1,4 +1,4 @@
-"""`JointUnits`: units of a source joined with the units of the target that they stand for, learned from pairs."""
+"""`JointUnits`: units of a source joined with those of the target that they stand for, learned from pairs."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _lengths(rows: Rows) -> Integers:
 
 
 def _lattices(sources: Rows, targets: Rows, chosen: Integers, size: int) -> Iterator[_Lattice]:
-    """All ways to cut the chosen pairs, in blocks of one length of the source and similar ones of the target."""
+    """All ways to cut the chosen pairs, in blocks of one length of the source and like ones of the target."""
     lengths = np.array([(len(sources[i]), len(targets[i])) for i in chosen.tolist()], np.int64)
     order = np.lexsort((lengths[:, 1], lengths[:, 0]))
     chosen, lengths = chosen[order], lengths[order]

@@ -83,7 +83,8 @@ class KneserNey:
 
     c counts occurrences of the longest n-grams, and for shorter ones different units before them; below the
     single units stands the uniform distribution. Contexts do not reach across the beginning of a document,
-    before which stands its start unit.
+    before which stands its start unit; of n-grams that begin there, which have nothing before them, each
+    occurrence counts.
 
     Cost of fitting: a sort of the text for each order; of a query: a binary search for each unit and order.
     """
@@ -107,7 +108,7 @@ class KneserNey:
         V = vocabulary_size
         units, places = _with_starts(corpus, first, len(corpus))
         before = np.zeros(len(units), np.int64)
-        found: list[tuple[Integers, Integers]] = []
+        found: list[tuple[Integers, Integers, Integers]] = []
         suffixes: list[Integers] = []
         shorter: Integers = np.zeros(len(units), np.int64)
         for n in range(1, order + 1):
@@ -119,7 +120,8 @@ class KneserNey:
             )
             # The start unit is a context; it is never told, so that it takes no count of its own.
             own = np.bincount(numbers, places[at] > 0, len(keys)).astype(np.int64)
-            found.append((keys, own))
+            heads = np.bincount(numbers, (places[at] == n - 1) & (n > 1), len(keys)).astype(np.int64)
+            found.append((keys, own, heads))
             suffixes.append(shorter[at][firsts])
             now = np.full(len(units), -1, np.int64)
             now[at] = numbers
@@ -127,11 +129,11 @@ class KneserNey:
             before = np.concatenate([[-1], now[:-1]])
             before[places == 0] = -1
         levels = []
-        for n, (keys, occurred) in enumerate(found):
+        for n, (keys, occurred, heads) in enumerate(found):
             own = occurred
             if n + 1 < len(found):
                 told = found[n + 1][1] > 0
-                own = np.bincount(suffixes[n + 1][told], minlength=len(keys)).astype(np.int64)
+                own = np.bincount(suffixes[n + 1][told], minlength=len(keys)).astype(np.int64) + heads
             n_contexts = 1 if n == 0 else len(found[n - 1][0])
             levels.append(_Level.of(keys, own, n_contexts, V))
         return cls(len(levels), V, levels)

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ostinato.data.corpus import Corpus
-from ostinato.data.joint_units import JointUnits
-from ostinato.data.pair_encoding import EncodedPairs
+from ostinato.data.joint_units import JointUnits, can_be_joined
+from ostinato.data.pair_encoding import EncodedPairs, PairPreparation
+from ostinato.data.vocabulary import PADDING
+from ostinato.errors import InputError
 from ostinato.tasks.kneser_ney import KneserNey
 
+if TYPE_CHECKING:
+    from ostinato.tasks.translate.estimator import Translator
+
+JOINT = "joint_ngrams"
+"""The name of their own answers among baselines."""
+KINDS = ("char", "symbol")
+LEAST_PAIRS, LEAST_JOINED, MOST_LONG, MOST_MEAN = 2000, 0.9, 60, 25
+"""Fewer pairs, or a smaller share of them that can be cut into joint units, or longer sources than most of
+these should have and than they have on average, are not learned from unless that is asked for."""
+OF_TIME, UNITS_PER_S = 0.1, 30_000
+"""Of the time that is left, and units of sources that a slow machine learns from in a second of it."""
 ORDER, ORDER_OF_FEW, FEW_UNITS = 7, 5, 50_000
 BEAM, N_BEST = 20, 10
 UNKNOWN_LOG_P = -10.0
@@ -37,10 +51,12 @@ class JointNgrams:
     Attributes:
         units: joint.
         ngrams: over the end (0), the start (1) and the joint units, the first of which is 2.
+        pairs: how many were learned from.
     """
 
     units: JointUnits
     ngrams: KneserNey
+    pairs: int
     _first: Integers = field(init=False, repr=False)
     """Where the joint units of each unit of the source begin; they are sorted by it."""
 
@@ -77,15 +93,16 @@ class JointNgrams:
         starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
         corpus = Corpus(ids, starts, 1, len(ids), 0, "pairs")
         order_of = ORDER if len(ids) >= FEW_UNITS else ORDER_OF_FEW
-        return cls(units, KneserNey.fit(corpus, len(units.table) + _FIRST, order_of))
+        ngrams = KneserNey.fit(corpus, len(units.table) + _FIRST, order_of, most_units=len(ids))
+        return cls(units, ngrams, len(found))
 
     def candidates(
         self, sources: Sequence[Sequence[int]], *, beam: int = BEAM, n_best: int = N_BEST
     ) -> list[Candidates]:
         """The most probable targets of sources.
 
-        A source is read unit by unit, with the `beam` best joint readings of what was read. The probability of
-        a target is the sum over those that have it.
+        A source is read unit by unit, with the `beam` best joint readings of what was read. The probability
+        of a target is the sum over those that have it.
 
         Args:
             sources: ids of their units; an unknown one is silent.
@@ -101,14 +118,17 @@ class JointNgrams:
         found: list[Candidates] = [[] for _ in sources]
         lengths = np.array([len(source) for source in sources], np.int64)
         order = np.argsort(lengths, kind="stable")
-        for chosen in _blocks(order, lengths):
-            block = np.array([sources[i] for i in chosen.tolist()], np.int64).reshape(len(chosen), -1)
+        for start in range(0, len(order), _BLOCK):
+            chosen = order[start : start + _BLOCK]
+            block = np.full((len(chosen), int(lengths[chosen].max())), PADDING, np.int64)
+            for place, i in enumerate(chosen.tolist()):
+                block[place, : lengths[i]] = sources[i]
             for row, candidates in zip(chosen.tolist(), self._search(block, beam, n_best), strict=True):
                 found[row] = candidates
         return found
 
     def _search(self, block: Integers, beam: int, n_best: int) -> Iterator[Candidates]:
-        """Of sources (B, I) of one length."""
+        """Of sources (B, I) with padding after their ends."""
         B, steps = block.shape
         owners = np.arange(B)
         contexts = self.ngrams.after_start(B, 1)
@@ -119,7 +139,7 @@ class JointNgrams:
             scores, contexts = scores[parents], contexts[parents]
             known = np.flatnonzero(chosen >= 0)
             said, after = self.ngrams.extend(contexts[known], chosen[known] + _FIRST)
-            gained = np.full(len(parents), UNKNOWN_LOG_P)
+            gained = np.where(block[owners, at] == PADDING, 0.0, UNKNOWN_LOG_P)[parents]
             gained[known], contexts[known] = said, after
             scores = scores + gained
             kept = _best_of_each(owners[parents], scores, beam)
@@ -131,7 +151,7 @@ class JointNgrams:
         told = table[units, 1:].reshape(len(units), -1)
         ends = np.searchsorted(owners, np.arange(B + 1)).tolist()
         values, targets = scores.tolist(), told.tolist()
-        for first, last in zip(ends, ends[1:], strict=False):
+        for first, last in pairwise(ends):
             sums: dict[tuple[int, ...], float] = {}
             for value, target in zip(values[first:last], targets[first:last], strict=True):
                 key = tuple(unit for unit in target if unit)
@@ -148,11 +168,17 @@ class JointNgrams:
         within = np.arange(len(parents)) - np.repeat(np.cumsum(several) - several, several)
         return parents, np.where(counts[parents] > 0, first[parents] + within, -1)
 
+    def say(self, preparation: PairPreparation, sources: Sequence[str]) -> list[str]:
+        """Its own answers to texts."""
+        encoded = preparation.encode(sources)
+        found = self.candidates([encoded.source(row) for row in range(len(encoded))], n_best=1)
+        return [preparation.text_of(one[0][0]) for one in found]
+
     # ---------------------------------------------------------------------------------------- storage
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the arrays."""
-        return self.ngrams.to_json()
+        return {"pairs": self.pairs, **self.ngrams.to_json()}
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The arrays by name."""
@@ -161,16 +187,8 @@ class JointNgrams:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> JointNgrams:
         """The inverse of `to_json` and `tensors`."""
-        return cls(JointUnits(tensors["units"].numpy()), KneserNey.from_json(stored, tensors))
-
-
-def _blocks(order: Integers, lengths: Integers) -> Iterator[Integers]:
-    """Sources of one length."""
-    start = 0
-    while start < len(order):
-        alike = int(np.searchsorted(lengths[order], lengths[order[start]], "right"))
-        yield order[start : min(alike, start + _BLOCK)]
-        start = min(alike, start + _BLOCK)
+        ngrams = KneserNey.from_json(stored, tensors)
+        return cls(JointUnits(tensors["units"].numpy()), ngrams, int(stored["pairs"]))
 
 
 def _best_of_each(owners: Integers, scores: Floats, beam: int) -> Integers:
@@ -178,3 +196,60 @@ def _best_of_each(owners: Integers, scores: Floats, beam: int) -> Integers:
     order = np.lexsort((-scores, owners))
     rank = np.arange(len(order)) - np.searchsorted(owners, owners[order])
     return order[rank < beam]
+
+
+def learn_joint(
+    settings: Translator, inputs: EncodedPairs, left_s: float | None
+) -> tuple[JointNgrams | None, list[str]]:
+    """Joint n-grams of the training part where they are wanted; and notes.
+
+    Args:
+        settings: every choice made but `joint`, which is set here.
+        inputs: the training part.
+        left_s: of the time for everything; None without a limit.
+
+    Raises:
+        InputError: they are asked for, and the units are others or no pair can be cut into joint units.
+    """
+    s = settings
+    kinds = [kind for kind in (s.unit or "").split(",") if kind not in KINDS]
+    if s.joint and kinds:
+        raise InputError(
+            f"joint=True needs units of {' or '.join(KINDS)} on both sides, found {s.unit}; leave it out, or "
+            "name such units (unit='char,symbol')"
+        )
+    most = None if left_s is None else int(OF_TIME * left_s * UNITS_PER_S)
+    is_asked = bool(s.joint)
+    if s.joint is None:
+        s.joint = not (kinds or s.copying or s.cuts or s.beam == 1) and suits(inputs, most)
+    ngrams = JointNgrams.fit(inputs, seed=s.seed, most_units=most) if s.joint else None
+    if ngrams is None and is_asked:
+        raise InputError(
+            "joint=True: there is no pair of known units whose target is at most twice as long as its "
+            "source, or no time for one; leave it out"
+        )
+    s.joint = ngrams is not None
+    if ngrams is None:
+        return None, []
+    left_out = len(inputs) - ngrams.pairs
+    return ngrams, [
+        f"joint n-grams: {left_out:,} of {len(inputs):,} pairs were not learned from, for unknown units, a "
+        "target of more than twice its source, or the time"
+    ] if left_out else []
+
+
+def suits(inputs: EncodedPairs, most_units: int | None = None) -> bool:
+    """Whether there are enough pairs, of sources that are short and targets that may go along with them.
+
+    Args:
+        inputs: the training part.
+        most_units: of sources that there is time for.
+    """
+    lengths = inputs.source_lengths
+    return (
+        len(inputs) >= LEAST_PAIRS
+        and (most_units is None or most_units >= LEAST_PAIRS * lengths.mean())
+        and float(lengths.mean()) <= MOST_MEAN
+        and float(np.mean(lengths <= MOST_LONG)) >= LEAST_JOINED
+        and float(can_be_joined(lengths, inputs.target_lengths).mean()) >= LEAST_JOINED
+    )
