@@ -166,6 +166,8 @@ def test_rescored_answers_are_better_and_stored(fitted):
     assert again.evaluate(others[:30], [sounds(w) for w in others[:30]])["baselines"].keys() >= {
         "joint_ngrams"
     }
+    own = translator.rescoring_.ngrams.say(translator.preparation_, others)
+    assert [" ".join(u for p in a.pieces for u in p.second) for a in translator.translate(others)] == own
     together = translator.translate(others, attention=True)
     assert [one.text for one in together] == translator.predict(others)
     for one in together:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ostinato.data.pair_encoding import START, EncodedPairs, PairPreparation
-from ostinato.data.pair_units import BLANK
+from ostinato.data.pair_units import BLANK, PairUnits
 from ostinato.data.vocabulary import UNKNOWN
 from ostinato.models.decoding import Decoded, LengthPenalty, Rules, beam_search
 from ostinato.models.seq2seq import Encoded, EncoderDecoder
@@ -80,6 +80,7 @@ class Piece:
         weights: (T, S) where the attention was for each target unit; None where there is none.
         has_ended: False where the target was cut off because it became too long.
         unknown: how many units of the source the network does not know.
+        second: what the model that answers are rescored by would have said; None without one.
     """
 
     source: list[str]
@@ -88,6 +89,7 @@ class Piece:
     weights: NDArray[np.float32] | None = None
     has_ended: bool = True
     unknown: int = 0
+    second: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -146,12 +148,17 @@ def answer(
     said = look(network, preparation, rows, search, limits, attends=attends)
     for owner, piece in zip(owners, said, strict=True):
         found[owner].append(piece)
-    join = preparation.target_units.join
-    between = "" if preparation.target_units.kind == "char" else " "
+    told = preparation.target_units
     return [
-        Answer(source, between.join(filter(None, (join(piece.target) for piece in parts))), parts, left)
+        Answer(source, joined(told, [piece.target for piece in parts]), parts, left)
         for source, parts, left in zip(sources, found, unread, strict=True)
     ]
+
+
+def joined(units: PairUnits, parts: Sequence[Sequence[str]]) -> str:
+    """The text of an answer from the units of its pieces."""
+    between = "" if units.kind == "char" else " "
+    return between.join(filter(None, (units.join(part) for part in parts)))
 
 
 def notes_about(answers: Sequence[Answer], limits: Limits) -> list[str]:

@@ -20,7 +20,7 @@ from ostinato.models.seq2seq import EncoderDecoder
 from ostinato.tasks import same_data
 from ostinato.tasks.run_estimator import RunEstimator
 from ostinato.tasks.translate import storage
-from ostinato.tasks.translate.answers import LOOKAHEAD, Answer, Search, answer, notes_about
+from ostinato.tasks.translate.answers import LOOKAHEAD, Answer, Search, answer, joined, notes_about
 from ostinato.tasks.translate.checks import checked_parameters
 from ostinato.tasks.translate.choosing import choose
 from ostinato.tasks.translate.fitting import Training, training_settings
@@ -262,8 +262,6 @@ class Translator(RunEstimator):
             self.limits_ = replace(usual, target=int(inputs.target_lengths.mean()) + 3 + LOOKAHEAD)
             tried_s = clock.monotonic()
             self._answers(judged.sources[:n])
-            if self.rescoring_ is not None:
-                self.rescoring_.ngrams.say(self.preparation_, judged.sources[:n])
             tried_s = clock.monotonic() - tried_s
             self.limits_ = usual
             # The weight is chosen by answers, too.
@@ -383,7 +381,11 @@ class Translator(RunEstimator):
         said = [one.text for one in answers]
         others = self.baselines_.say([*right])
         if self.rescoring_ is not None:
-            others[JOINT] = self.rescoring_.ngrams.say(self.preparation_, [*right])
+            if self.beam == 1:
+                others[JOINT] = self.rescoring_.ngrams.say(self.preparation_, [*right])
+            else:  # it was asked already
+                seconds = [[piece.second or [] for piece in one.pieces] for one in answers]
+                others[JOINT] = [joined(self.preparation_.target_units, parts) for parts in seconds]
         references, tokens = [*right.values()], self.preparation_.target_units.tokens
         return {
             "model": {self.name_: text_scores(said, references, tokens)},

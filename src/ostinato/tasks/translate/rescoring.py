@@ -19,8 +19,8 @@ from ostinato.tasks.translate.joint_ngrams import Candidates, JointNgrams
 from ostinato.tasks.translate.scores import token_error_rate
 from ostinato.types import map_state
 
-WEIGHTS = (0.1, 0.2, 0.3, 0.5, 0.8)
-MIDDLE_WEIGHT = 0.3
+WEIGHTS = (0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 1.8)
+MIDDLE_WEIGHT = 0.5
 _LIKELY = 15  # candidates among which the answer is
 _BELOW = 3.0  # the last of the joint model's list is what it did not list, in nats
 
@@ -52,8 +52,9 @@ class Rescoring:
     """The answer of least expected error by two models (Kumar and Byrne 2004, N04-1022).
 
     Candidates are the whole beam of the network and the list of the joint n-grams. Their probabilities are
-    taken to be proportional to exp(log p_network + weight · log p_joint); the answer is the candidate that on
-    average is the fewest edits away from the 15 most probable ones.
+    taken to be proportional to the weighted geometric mean of both models',
+    exp((log p_network + weight · log p_joint) / (1 + weight)); the answer is the candidate that on average is
+    the fewest edits away from the 15 most probable ones.
 
     Attributes:
         ngrams: the joint model.
@@ -77,11 +78,15 @@ class Rescoring:
         """An answer to each of some sources, which are units and not empty."""
         encoded = preparation.encode_units(rows)
         found: dict[int, Piece] = {}
-        for chosen, lists in self._candidates(network, encoded, search, limits, attends=attends):
-            for row, best in zip(chosen.tolist(), choose_among(lists, self.weight), strict=True):
+        for chosen, lists, joint in self._candidates(network, encoded, search, limits, attends=attends):
+            best_of = choose_among(lists, self.weight)
+            for row, best, second in zip(chosen.tolist(), best_of, joint, strict=True):
                 target = preparation.units_of(best.ids)
                 seen = None if best.weights is None else best.weights[: len(target), : len(rows[row])]
-                found[row] = Piece(rows[row], target, best.score, seen, best.has_ended, encoded.unknown[row])
+                found[row] = Piece(
+                    rows[row], target, best.score, seen, best.has_ended, encoded.unknown[row],
+                    preparation.units_of(second[0][0]),
+                )  # fmt: skip
         return [found[row] for row in range(len(rows))]
 
     def _candidates(
@@ -92,8 +97,8 @@ class Rescoring:
         limits: Limits,
         *,
         attends: bool = False,
-    ) -> Iterator[tuple[Integers, list[list[Candidate]]]]:
-        """For batches of sources their candidates, the best one of the beam first."""
+    ) -> Iterator[tuple[Integers, list[list[Candidate]], list[Candidates]]]:
+        """For batches of sources their candidates, the best one of the beam first; and the joint model's."""
         n = search.beam
         for chosen, memory, decoded in beams(network, encoded, search, limits, attends=attends, n_best=n):
             joint = self.ngrams.candidates([encoded.source(row) for row in chosen.tolist()])
@@ -106,7 +111,7 @@ class Rescoring:
                 ]
             for i, candidate in _of_joint(memory, missing, encoded.end, search, attends=attends):
                 lists[i].append(candidate)
-            yield chosen, lists
+            yield chosen, lists, joint
 
     @classmethod
     @torch.no_grad()
@@ -137,7 +142,7 @@ class Rescoring:
             )
         encoded = preparation.encode_units(rows.values())
         lists: dict[int, list[Candidate]] = {}
-        for chosen, found in cls(ngrams, 0.0)._candidates(network, encoded, search, limits):
+        for chosen, found, _ in cls(ngrams, 0.0)._candidates(network, encoded, search, limits):
             lists.update(zip(chosen.tolist(), found, strict=True))
         ordered = [lists[row] for row in range(len(rows))]
         right = [references[source] for source in rows]
@@ -227,12 +232,12 @@ def choose_among(lists: Sequence[Sequence[Candidate]], weight: float) -> list[Ca
     likely: list[list[Candidate]] = []
     for one in lists:
         whole = [candidate for candidate in one if candidate.has_ended] or list(one)
-        likely.append(sorted(whole, key=lambda c: -(c.network + weight * c.joint))[:_LIKELY])
+        likely.append(sorted(whole, key=lambda c: -_mean(c, weight))[:_LIKELY])
     counts = np.array([len(one) for one in likely], np.int64)
     firsts = np.cumsum(counts) - counts
     every = [candidate for one in likely for candidate in one]
     p = np.concatenate(
-        [_shares(np.array([c.network + weight * c.joint for c in one])) for one in likely]
+        [_shares(np.array([_mean(candidate, weight) for candidate in one])) for one in likely]
     )  # fmt: skip
     lengths = np.array([len(candidate.ids) for candidate in every], np.int64)
     tokens = np.full((len(every), int(lengths.max(initial=0))), -1, np.int64)
@@ -249,6 +254,10 @@ def choose_among(lists: Sequence[Sequence[Candidate]], weight: float) -> list[Ca
         every[first + int(expected[first : first + n].argmin())]
         for n, first in zip(counts.tolist(), firsts.tolist(), strict=True)
     ]
+
+
+def _mean(candidate: Candidate, weight: float) -> float:
+    return (candidate.network + weight * candidate.joint) / (1 + weight)
 
 
 def _shares(scores: NDArray[np.float64]) -> NDArray[np.float64]:
