@@ -264,8 +264,8 @@ class Translator(RunEstimator):
             self._answers(judged.sources[:n])
             tried_s = clock.monotonic() - tried_s
             self.limits_ = usual
-            # The weight is chosen by answers, too.
-            answers = len(set(judged.sources)) + (len(set(weighed.sources)) if self.rescoring_ else 0)
+            # The weight is chosen by answers too, as many for each source as there are weights.
+            answers = len(set(judged.sources)) + (2 * len(set(weighed.sources)) if self.rescoring_ else 0)
             return 1.5 * tried_s * answers / n
 
         ends_s = None if s.max_time_s is None else started_s + s.max_time_s

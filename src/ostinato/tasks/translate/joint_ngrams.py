@@ -27,7 +27,7 @@ KINDS = ("char", "symbol")
 LEAST_PAIRS, LEAST_JOINED, MOST_LONG, MOST_MEAN = 2000, 0.9, 60, 25
 """Fewer pairs, or a smaller share of them that can be cut into joint units, or longer sources than most of
 these should have and than they have on average, are not learned from unless that is asked for."""
-OF_TIME, UNITS_PER_S = 0.1, 30_000
+OF_TIME, UNITS_PER_S = 0.1, 60_000
 """Of the time that is left, and units of sources that a slow machine learns from in a second of it."""
 ORDER, ORDER_OF_FEW, FEW_UNITS = 7, 5, 50_000
 BEAM, N_BEST = 40, 20
