@@ -270,6 +270,14 @@ class EncodedPairs:
         """(N,) units of both sides, to batch by."""
         return self.source_lengths + self.target_lengths if self.has_targets else self.source_lengths
 
+    def source(self, row: int) -> NDArray[np.int32]:
+        """The ids of one source."""
+        return self._sources.row(row)
+
+    def target(self, row: int) -> NDArray[np.int32]:
+        """The ids of one target as the decoder reads it, without the end."""
+        return self._told.row(row)
+
     def batch(self, rows: Any) -> Batch:
         """Chosen pairs, padded.
 

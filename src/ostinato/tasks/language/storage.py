@@ -11,7 +11,8 @@ from ostinato.config import from_mapping
 from ostinato.data.corpus_units import CorpusUnits
 from ostinato.errors import RunFolderError
 from ostinato.models.decoding_draws import is_number
-from ostinato.tasks.language.ngrams import Baselines, KneserNey
+from ostinato.tasks.kneser_ney import KneserNey
+from ostinato.tasks.language.ngrams import Baselines
 from ostinato.tasks.language.plan import build
 from ostinato.tasks.run_estimator import chosen
 from ostinato.tasks.stored import misfit

@@ -5,18 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ostinato.data.pair_encoding import START, PairPreparation
-from ostinato.data.pair_units import BLANK
+from ostinato.data.pair_encoding import START, EncodedPairs, PairPreparation
+from ostinato.data.pair_units import BLANK, PairUnits
 from ostinato.data.vocabulary import UNKNOWN
-from ostinato.models.decoding import LengthPenalty, Rules, beam_search
-from ostinato.models.seq2seq import EncoderDecoder
+from ostinato.models.decoding import Decoded, LengthPenalty, Rules, beam_search
+from ostinato.models.seq2seq import Encoded, EncoderDecoder
+
+if TYPE_CHECKING:
+    from ostinato.tasks.translate.rescoring import Rescoring
 
 LOOKAHEAD = 4
 """Tokens: with 4 the answers of whole searches, up to three times as fast (translations, summaries)."""
@@ -77,6 +80,7 @@ class Piece:
         weights: (T, S) where the attention was for each target unit; None where there is none.
         has_ended: False where the target was cut off because it became too long.
         unknown: how many units of the source the network does not know.
+        second: what the model that answers are rescored by would have said; None without one.
     """
 
     source: list[str]
@@ -85,6 +89,7 @@ class Piece:
     weights: NDArray[np.float32] | None = None
     has_ended: bool = True
     unknown: int = 0
+    second: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,7 @@ def answer(
     *,
     cuts: bool,
     attends: bool = False,
+    rescoring: Rescoring | None = None,
 ) -> list[Answer]:
     """An answer to each source; none is said to an empty one.
 
@@ -125,6 +131,7 @@ def answer(
             one ends in their second half, else between words.
         cuts: of a longer source only the first piece is read.
         attends: whether weights are kept.
+        rescoring: by a second model, where the beam is more than one.
     """
     rows: list[list[str]] = []
     owners: list[int] = []
@@ -137,15 +144,21 @@ def answer(
         rows += full
         owners += [number] * len(full)
     found: list[list[Piece]] = [[] for _ in sources]
-    said = _search(network, preparation, rows, search, limits, attends=attends)
+    look = _search if rescoring is None or search.beam == 1 else rescoring.search
+    said = look(network, preparation, rows, search, limits, attends=attends)
     for owner, piece in zip(owners, said, strict=True):
         found[owner].append(piece)
-    join = preparation.target_units.join
-    between = "" if preparation.target_units.kind == "char" else " "
+    told = preparation.target_units
     return [
-        Answer(source, between.join(filter(None, (join(piece.target) for piece in parts))), parts, left)
+        Answer(source, joined(told, [piece.target for piece in parts]), parts, left)
         for source, parts, left in zip(sources, found, unread, strict=True)
     ]
+
+
+def joined(units: PairUnits, parts: Sequence[Sequence[str]]) -> str:
+    """The text of an answer from the units of its pieces."""
+    between = "" if units.kind == "char" else " "
+    return between.join(filter(None, (units.join(part) for part in parts)))
 
 
 def notes_about(answers: Sequence[Answer], limits: Limits) -> list[str]:
@@ -199,10 +212,33 @@ def _search(
     attends: bool,
 ) -> list[Piece]:
     encoded = preparation.encode_units(rows)
+    unknown = encoded.unknown
+    found: dict[int, Piece] = {}
+    for chosen, _, decoded in beams(network, encoded, search, limits, attends=attends):
+        weights = None if decoded.attention is None else decoded.attention[:, 0].cpu().numpy()
+        scores, ended = decoded.scores[:, 0].tolist(), decoded.ended[:, 0].tolist()
+        for i, (row, ids) in enumerate(zip(chosen.tolist(), decoded.best(), strict=True)):
+            extra = encoded.extra[row] if encoded.extra else ()
+            target = preparation.units_of(ids, extra)
+            seen = None if weights is None else weights[i, : len(target), : len(rows[row])]
+            found[row] = Piece(rows[row], target, scores[i], seen, ended[i], unknown[row])
+    return [found[row] for row in range(len(rows))]
+
+
+def beams(
+    network: EncoderDecoder,
+    encoded: EncodedPairs,
+    search: Search,
+    limits: Limits,
+    *,
+    attends: bool = False,
+    n_best: int = 1,
+) -> Iterator[tuple[NDArray[np.int64], Encoded, Decoded]]:
+    """The best sequences for all sources, in batches of similar length: rows, what was read of them, and what
+    the beam found. Without gradients only."""
     lengths = encoded.source_lengths
     order = np.argsort(lengths, kind="stable")
     device = next(network.parameters()).device
-    found: dict[int, Piece] = {}
     for chosen in _batches(order, lengths, search.beam):
         memory = network.encode(encoded.batch(chosen).to(device))
 
@@ -214,21 +250,14 @@ def _search(
             step,
             memory.state,
             torch.full((len(chosen),), START, device=device),
-            end=preparation.end,
+            end=encoded.end,
             max_length=torch.from_numpy(limits.of_answer(lengths[chosen])),
             beam=search.beam,
+            n_best=n_best,
             length_penalty=LengthPenalty(search.length_penalty, "plain", LOOKAHEAD),
             rules=Rules(no_repeat_ngram=search.no_repeat_ngram, forbidden=(START, UNKNOWN)),
         )
-        weights = None if decoded.attention is None else decoded.attention[:, 0].cpu().numpy()
-        scores, ended = decoded.scores[:, 0].tolist(), decoded.ended[:, 0].tolist()
-        unknown = encoded.unknown
-        for i, (row, ids) in enumerate(zip(chosen.tolist(), decoded.best(), strict=True)):
-            extra = encoded.extra[row] if encoded.extra else ()
-            target = preparation.units_of(ids, extra)
-            seen = None if weights is None else weights[i, : len(target), : len(rows[row])]
-            found[row] = Piece(rows[row], target, scores[i], seen, ended[i], unknown[row])
-    return [found[row] for row in range(len(rows))]
+        yield chosen, memory, decoded
 
 
 def _batches(order: Any, lengths: NDArray[np.int64], beam: int) -> Iterator[NDArray[np.int64]]:

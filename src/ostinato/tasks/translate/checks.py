@@ -47,6 +47,7 @@ def checked_parameters(estimator: E) -> E:
     if s.no_repeat_ngram is not None:
         Rules(no_repeat_ngram=s.no_repeat_ngram)
     _check_units(s.unit, s.vocabulary_size)
+    _check_joint(s)
     if s.cell is not None:
         check_cell(s.cell, s.hidden_size or 8, s.num_layers or 1)
     if s.coverage and s.attention != "additive":
@@ -65,6 +66,18 @@ def checked_parameters(estimator: E) -> E:
     budgets = {name: value for name in _OF_TRAINING if (value := getattr(s, name)) is not None}
     TrainingSettings(**budgets, patience_validations=s.patience)
     return s
+
+
+def _check_joint(s: Translator) -> None:
+    if s.joint not in (None, False, True):
+        raise InputError(f"joint is {s.joint!r}, expected True, False or None")
+    if not s.joint:
+        return
+    for name, is_so in (
+        ("a summarizer", s.cuts), ("copying=True", s.copying), ("beam=1", s.beam == 1),
+    ):  # fmt: skip
+        if is_so:
+            raise InputError(f"joint=True does not go with {name}; leave one of them out")
 
 
 def _check_units(unit: object, vocabulary_size: int | None) -> None:

@@ -13,17 +13,20 @@ import torch
 
 from ostinato.data.pair_encoding import EncodedPairs, PairPreparation
 from ostinato.data.pair_files import Pairs
+from ostinato.data.pair_units import PairUnits
 from ostinato.data.pairs import read_pairs
 from ostinato.errors import InputError
 from ostinato.models.seq2seq import EncoderDecoder
 from ostinato.tasks import same_data
 from ostinato.tasks.run_estimator import RunEstimator
 from ostinato.tasks.translate import storage
-from ostinato.tasks.translate.answers import LOOKAHEAD, Answer, Search, answer, notes_about
+from ostinato.tasks.translate.answers import LOOKAHEAD, Answer, Search, answer, joined, notes_about
 from ostinato.tasks.translate.checks import checked_parameters
 from ostinato.tasks.translate.choosing import choose
 from ostinato.tasks.translate.fitting import Training, training_settings
+from ostinato.tasks.translate.joint_ngrams import JOINT, learn_joint
 from ostinato.tasks.translate.preparing import complete, fingerprint, prepare, read_parts
+from ostinato.tasks.translate.rescoring import MIDDLE_WEIGHT, Rescoring
 from ostinato.tasks.translate.scores import by_source, need_scores, text_scores
 from ostinato.tasks.translate.splitting import hold_out, some_sources
 from ostinato.training.history import History
@@ -48,6 +51,7 @@ class Translator(RunEstimator):
         history_: of training.
         metrics_: scores of the network and the baselines, of the test part if there is one, else of the part
             held out for validation; `part` says which.
+        rescoring_: the second model that answers are chosen by, and its weight; None where there is none.
         notes_: what reading and fitting had to say, as text.
         reading_: how the data were read; `evaluate` and `predict` read theirs in the same way.
     """
@@ -105,6 +109,9 @@ class Translator(RunEstimator):
     """Units of a source; longer ones are left out of training (`Summarizer`: cut) and answered in pieces."""
     max_target_length: int | None = None
     """Units of a target; pairs with longer ones are left out of training."""
+    joint: bool | None = None
+    """Whether answers are chosen by n-grams of units of a source joined with those of the target, too
+    (`Rescoring`). Where it is not said: of characters and symbols, if targets go along with their sources."""
     init: str | None = None
     """Folder of a translator's or summarizer's run whose units and weights are gone on with."""
     beam: int = 5
@@ -204,8 +211,19 @@ class Translator(RunEstimator):
             self.network_.load_state_dict(first.network_.state_dict())
         judged, note = (parts["test"], "") if "test" in parts else some_sources(checked, settings.seed)
         self.notes_ += [note] if note else []
-        self.history_ = self._train(inputs, checks, judged, folder, resume, started_s)
+        ngrams, said = learn_joint(self.settings_, inputs, self._left_s(started_s))
+        self.notes_ += said
+        # While training looks at how long answers take, whatever the weight will be.
+        self.rescoring_ = None if ngrams is None else Rescoring(ngrams, MIDDLE_WEIGHT)
+        weighed, _ = some_sources(checked, settings.seed)
+        self.history_ = self._train(inputs, checks, judged, weighed, folder, resume, started_s)
         self.notes_ += self.history_.notes
+        if ngrams is not None:
+            self.rescoring_, why = Rescoring.fit(
+                ngrams, self.network_.eval(), self.preparation_, self._references(weighed), self._search(),
+                self.limits_,
+            )  # fmt: skip
+            self.notes_.append(why)
         name = "test" if "test" in parts else "validation"
         self.metrics_ = {"part": name, **self._scores(judged, f"{name} part: ")}
 
@@ -229,6 +247,7 @@ class Translator(RunEstimator):
         inputs: EncodedPairs,
         checks: EncodedPairs,
         judged: Pairs,
+        weighed: Pairs,
         folder: Path | None,
         resume: bool,
         started_s: float,
@@ -245,7 +264,9 @@ class Translator(RunEstimator):
             self._answers(judged.sources[:n])
             tried_s = clock.monotonic() - tried_s
             self.limits_ = usual
-            return 1.5 * tried_s * len(set(judged.sources)) / n
+            # The weight is chosen by answers too, as many for each source as there are weights.
+            answers = len(set(judged.sources)) + (2 * len(set(weighed.sources)) if self.rescoring_ else 0)
+            return 1.5 * tried_s * answers / n
 
         ends_s = None if s.max_time_s is None else started_s + s.max_time_s
         return training.run(ends_s, after_s, folder=folder, resume=resume)
@@ -309,14 +330,24 @@ class Translator(RunEstimator):
     def _answers(
         self, sources: Sequence[str], *, beam: int | None = None, attends: bool = False
     ) -> list[Answer]:
-        s = self.settings_
-        search = Search(self.beam if beam is None else beam, self.length_penalty, s.no_repeat_ngram or 0)
+        return answer(
+            self.network_.eval(), self.preparation_, sources, self._search(beam), self.limits_,
+            cuts=self.cuts, attends=attends, rescoring=self.rescoring_,
+        )  # fmt: skip
+
+    def _search(self, beam: int | None = None) -> Search:
+        search = Search(
+            self.beam if beam is None else beam, self.length_penalty, self.settings_.no_repeat_ngram or 0
+        )
         if isinstance(search.beam, bool) or not isinstance(search.beam, int) or search.beam < 1:
             raise InputError(f"beam is {search.beam!r}, expected a whole number of at least 1")
-        return answer(
-            self.network_.eval(), self.preparation_, sources, search, self.limits_, cuts=self.cuts,
-            attends=attends,
-        )  # fmt: skip
+        return search
+
+    def _references(self, pairs: Pairs) -> dict[str, list[str]]:
+        """The right answers to each different source."""
+        assert pairs.targets is not None
+        units: PairUnits = self.preparation_.target_units
+        return by_source(pairs.sources, [units.clean(target) for target in pairs.targets])
 
     def evaluate(self, data: Any, targets: Any = None) -> dict[str, Any]:
         """Scores of the network and of the baselines on pairs in the form that `fit` took.
@@ -339,9 +370,7 @@ class Translator(RunEstimator):
         return self._scores(pairs)
 
     def _scores(self, pairs: Pairs, where: str = "") -> dict[str, Any]:
-        assert pairs.targets is not None
-        units = self.preparation_.target_units
-        right = by_source(pairs.sources, [units.clean(target) for target in pairs.targets])
+        right = self._references(pairs)
         if len(right) < len(pairs):
             self.notes_.append(
                 f"{len(pairs):,} pairs have {len(right):,} different sources; each counts once, and any of "
@@ -351,10 +380,16 @@ class Translator(RunEstimator):
         self.notes_ += [where + note for note in notes_about(answers, self.limits_)]
         said = [one.text for one in answers]
         others = self.baselines_.say([*right])
-        references = [*right.values()]
+        if self.rescoring_ is not None:
+            if self.beam == 1:
+                others[JOINT] = self.rescoring_.ngrams.say(self.preparation_, [*right])
+            else:  # it was asked already
+                seconds = [[piece.second or [] for piece in one.pieces] for one in answers]
+                others[JOINT] = [joined(self.preparation_.target_units, parts) for parts in seconds]
+        references, tokens = [*right.values()], self.preparation_.target_units.tokens
         return {
-            "model": {self.name_: text_scores(said, references, units.tokens)},
-            "baselines": {name: text_scores(one, references, units.tokens) for name, one in others.items()},
+            "model": {self.name_: text_scores(said, references, tokens)},
+            "baselines": {name: text_scores(one, references, tokens) for name, one in others.items()},
         }
 
     def _write_parts(self, run: RunFolder) -> dict[str, Any]:

@@ -58,19 +58,11 @@ def text_scores(
         MissingExtraError: sacrebleu or rapidfuzz is not installed.
     """
     need_scores("scoring texts")
-    from rapidfuzz.distance import Levenshtein
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
 
     streams = [list(stream) for stream in zip_longest(*references)]
     words = rouge_words(references)
-    edits = length = 0
-    for one, right in zip(said, references, strict=True):
-        mine = list(tokens(one))
-        tried = [(Levenshtein.distance(mine, theirs := list(tokens(text))), len(theirs)) for text in right]
-        # Of the share of its tokens, so that a long reference does not lose for its length.
-        best = min(tried, key=lambda pair: (pair[0] / max(pair[1], 1), pair[0]))
-        edits, length = edits + best[0], length + best[1]
     pairs = list(zip(said, references, strict=True))
     return {
         # "force" is for a warning that the texts look tokenised, as some do: it changes no score.
@@ -78,8 +70,29 @@ def text_scores(
         "chrf": float(CHRF().corpus_score(list(said), streams).score),
         "rouge_l": _mean([max(rouge_l(one, text, words) for text in right) for one, right in pairs]),
         "exact_match": _mean([float(one in right) for one, right in pairs]),
-        "token_error_rate": edits / max(length, 1),
+        "token_error_rate": token_error_rate(said, references, tokens),
     }
+
+
+def token_error_rate(
+    said: Sequence[str], references: Sequence[Sequence[str]], tokens: Callable[[str], Sequence[str]]
+) -> float:
+    """That of `text_scores` alone.
+
+    Raises:
+        MissingExtraError: sacrebleu or rapidfuzz is not installed.
+    """
+    need_scores("scoring texts")
+    from rapidfuzz.distance import Levenshtein
+
+    edits = length = 0
+    for one, right in zip(said, references, strict=True):
+        mine = list(tokens(one))
+        tried = [(Levenshtein.distance(mine, theirs := list(tokens(text))), len(theirs)) for text in right]
+        # Of the share of its tokens, so that a long reference does not lose for its length.
+        best = min(tried, key=lambda pair: (pair[0] / max(pair[1], 1), pair[0]))
+        edits, length = edits + best[0], length + best[1]
+    return edits / max(length, 1)
 
 
 def rouge_words(references: Sequence[Sequence[str]]) -> Callable[[str], list[str]]:

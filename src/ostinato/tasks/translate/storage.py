@@ -12,6 +12,8 @@ from ostinato.tasks.run_estimator import read_run
 from ostinato.tasks.transfer import decided, open_source, own_cells
 from ostinato.tasks.translate.answers import Limits
 from ostinato.tasks.translate.baselines import Baselines
+from ostinato.tasks.translate.joint_ngrams import JointNgrams
+from ostinato.tasks.translate.rescoring import Rescoring
 from ostinato.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -26,13 +28,18 @@ OF_NETWORK = (
     "shared", "vocabulary_size",
 )  # fmt: skip
 _UNITS, _BASELINES = "preparation/units.json", "preparation/baselines.json"
+_JOINT = "preparation/joint.safetensors"
 
 
 def write_parts(estimator: Translator, run: RunFolder) -> dict[str, Any]:
-    """Units and baselines; returns what joins preparation/fit.json."""
+    """Units, baselines and joint n-grams; returns what joins preparation/fit.json."""
     run.write_json(_UNITS, estimator.preparation_.to_json())
     run.write_json(_BASELINES, estimator.baselines_.to_json())
-    return {"limits": asdict(estimator.limits_)}
+    stored: dict[str, Any] = {"limits": asdict(estimator.limits_)}
+    if (rescoring := estimator.rescoring_) is not None:
+        run.write_tensors(_JOINT, rescoring.ngrams.tensors())
+        stored["joint"] = {"weight": rescoring.weight, "ngrams": rescoring.ngrams.to_json()}
+    return stored
 
 
 def read_parts(estimator: Translator, run: RunFolder, stored: Mapping[str, Any]) -> None:
@@ -41,6 +48,11 @@ def read_parts(estimator: Translator, run: RunFolder, stored: Mapping[str, Any])
     estimator.preparation_ = PairPreparation.from_json(run.read_json(_UNITS))
     estimator.baselines_ = Baselines.from_json(run.read_json(_BASELINES))
     estimator.network_ = estimator._build()
+    # Runs of earlier versions, and of texts that n-grams do not suit, have none.
+    estimator.rescoring_ = None
+    if (joint := stored.get("joint")) is not None:
+        ngrams = JointNgrams.from_json(joint["ngrams"], run.read_tensors(_JOINT))
+        estimator.rescoring_ = Rescoring(ngrams, float(joint["weight"]))
 
 
 def read_init(path: str, settings: E) -> E:

@@ -23,5 +23,5 @@ class Summarizer(Translator):
     kind: ClassVar[str] = "summarizer"
     cuts: ClassVar[bool] = True
     defaults: ClassVar[Mapping[str, Any]] = {
-        "copying": True, "no_repeat_ngram": 3, "shared": True, "unit": "word,word",
+        "copying": True, "no_repeat_ngram": 3, "shared": True, "unit": "word,word", "joint": False,
     }  # fmt: skip

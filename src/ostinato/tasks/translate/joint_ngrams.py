@@ -1,0 +1,256 @@
+"""`JointNgrams`: n-grams of units of a source joined with those of the target that they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ostinato.data.corpus import Corpus
+from ostinato.data.joint_units import JointUnits, can_be_joined
+from ostinato.data.pair_encoding import EncodedPairs, PairPreparation
+from ostinato.data.vocabulary import PADDING
+from ostinato.errors import InputError
+from ostinato.tasks.kneser_ney import KneserNey
+
+if TYPE_CHECKING:
+    from ostinato.tasks.translate.estimator import Translator
+
+JOINT = "joint_ngrams"
+"""The name of their own answers among baselines."""
+KINDS = ("char", "symbol")
+LEAST_PAIRS, LEAST_JOINED, MOST_LONG, MOST_MEAN = 2000, 0.9, 60, 25
+"""Fewer pairs, or a smaller share of them that can be cut into joint units, or longer sources than most of
+these should have and than they have on average, are not learned from unless that is asked for."""
+OF_TIME, UNITS_PER_S = 0.1, 60_000
+"""Of the time that is left, and units of sources that a slow machine learns from in a second of it."""
+ORDER, ORDER_OF_FEW, FEW_UNITS = 7, 5, 50_000
+BEAM, N_BEST = 40, 20
+UNKNOWN_LOG_P = -10.0
+"""Of a unit of a source that no pair had, and which then is silent."""
+_BLOCK = 256  # sources at once
+_END = 0  # number of what ends a source; then its start, then the joint units
+_FIRST = 2
+
+Integers = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Ids = Sequence[int] | NDArray[np.integer]
+Candidates = list[tuple[tuple[int, ...], float]]
+"""Targets with their log-probabilities, the best first."""
+
+
+@dataclass(frozen=True)
+class JointNgrams:
+    """A pair is a sequence of joint units, and n-grams say how probable it is (Bisani and Ney 2008,
+    doi:10.1016/j.specom.2008.01.002), with Kneser–Ney's smoothing.
+
+    Attributes:
+        units: joint.
+        ngrams: over the end (0), the start (1) and the joint units, the first of which is 2.
+        pairs: how many were learned from.
+    """
+
+    units: JointUnits
+    ngrams: KneserNey
+    pairs: int
+    _first: Integers = field(init=False, repr=False)
+    """Where the joint units of each unit of the source begin; they are sorted by it."""
+
+    def __post_init__(self) -> None:
+        letters = self.units.table[:, 0]
+        size = int(letters.max(initial=0)) + 2
+        object.__setattr__(self, "_first", np.searchsorted(letters, np.arange(size)))
+
+    @classmethod
+    def fit(cls, inputs: EncodedPairs, *, seed: int, most_units: int | None = None) -> JointNgrams | None:
+        """Learn from pairs that have neither unknown units nor a target more than twice as long as its
+        source; None where there is none such.
+
+        Args:
+            inputs: the training part.
+            seed: decides which pairs the joint units are learned from, and which are learned from at all
+                where there are more than `most_units`.
+            most_units: of sources.
+        """
+        known = (np.array(inputs.unknown) == 0) & (np.array(inputs.unknown_told) == 0)
+        rows = np.flatnonzero(known)
+        lengths = inputs.source_lengths[rows]
+        if most_units is not None and lengths.sum() > most_units:
+            order = np.random.default_rng([seed, 8]).permutation(len(rows))
+            rows = np.sort(rows[order[np.cumsum(lengths[order]) <= most_units]])
+        sources = [inputs.source(row) for row in rows.tolist()]
+        targets = [inputs.target(row) for row in rows.tolist()]
+        units, cuts = JointUnits.fit(sources, targets, seed=seed)
+        found = [cut for cut in cuts if cut is not None]
+        if not found:
+            return None
+        ids = np.concatenate([part for cut in found for part in (cut + _FIRST, [_END])])
+        ends = np.cumsum([len(cut) + 1 for cut in found])
+        starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
+        corpus = Corpus(ids, starts, 1, len(ids), 0, "pairs")
+        order_of = ORDER if len(ids) >= FEW_UNITS else ORDER_OF_FEW
+        ngrams = KneserNey.fit(corpus, len(units.table) + _FIRST, order_of, most_units=len(ids))
+        return cls(units, ngrams, len(found))
+
+    def candidates(
+        self, sources: Sequence[Ids], *, beam: int = BEAM, n_best: int = N_BEST
+    ) -> list[Candidates]:
+        """The most probable targets of sources.
+
+        A source is read unit by unit, with the `beam` best joint readings of what was read. The probability
+        of a target is the sum over those that have it.
+
+        Args:
+            sources: ids of their units; an unknown one is silent.
+            beam: readings that are kept.
+            n_best: targets that are given, at most.
+
+        Returns:
+            For each source one target or more.
+
+        Cost: for each unit of a source `beam` times as many questions to the n-grams as there are joint units
+        of it: about 0.7 ms.
+        """
+        found: list[Candidates] = [[] for _ in sources]
+        lengths = np.array([len(source) for source in sources], np.int64)
+        order = np.argsort(lengths, kind="stable")
+        for start in range(0, len(order), _BLOCK):
+            chosen = order[start : start + _BLOCK]
+            block = np.full((len(chosen), int(lengths[chosen].max())), PADDING, np.int64)
+            for place, i in enumerate(chosen.tolist()):
+                block[place, : lengths[i]] = sources[i]
+            for row, candidates in zip(chosen.tolist(), self._search(block, beam, n_best), strict=True):
+                found[row] = candidates
+        return found
+
+    def _search(self, block: Integers, beam: int, n_best: int) -> Iterator[Candidates]:
+        """Of sources (B, I) with padding after their ends."""
+        B, steps = block.shape
+        owners = np.arange(B)
+        contexts = self.ngrams.after_start(B, 1)
+        scores = np.zeros(B)
+        units = np.zeros((B, 0), np.int64)
+        for at in range(steps):
+            parents, chosen = self._options(block[owners, at])
+            scores, contexts = scores[parents], contexts[parents]
+            known = np.flatnonzero(chosen >= 0)
+            said, after = self.ngrams.extend(contexts[known], chosen[known] + _FIRST)
+            gained = np.where(block[owners, at] == PADDING, 0.0, UNKNOWN_LOG_P)[parents]
+            gained[known], contexts[known] = said, after
+            scores = scores + gained
+            kept = _best_of_each(owners[parents], scores, beam)
+            owners, scores, contexts = owners[parents[kept]], scores[kept], contexts[kept]
+            units = np.concatenate([units[parents[kept]], chosen[kept, None]], axis=1)
+        said, _ = self.ngrams.extend(contexts, np.full(len(owners), _END))
+        scores = scores + said
+        table = np.concatenate([self.units.table, np.zeros((1, 3), np.int64)])  # the last is silent
+        told = table[units, 1:].reshape(len(units), -1)
+        ends = np.searchsorted(owners, np.arange(B + 1)).tolist()
+        values, targets = scores.tolist(), told.tolist()
+        for first, last in pairwise(ends):
+            sums: dict[tuple[int, ...], float] = {}
+            for value, target in zip(values[first:last], targets[first:last], strict=True):
+                key = tuple(unit for unit in target if unit)
+                sums[key] = float(np.logaddexp(sums[key], value)) if key in sums else value
+            yield sorted(sums.items(), key=lambda one: -one[1])[:n_best]
+
+    def _options(self, letters: Integers) -> tuple[Integers, Integers]:
+        """The joint units of each of n units of sources, -1 where there are none; and which each is of."""
+        known = np.minimum(letters, len(self._first) - 2)
+        first = self._first[known]
+        counts = np.where(letters == known, self._first[known + 1] - first, 0)
+        several = np.maximum(counts, 1)
+        parents = np.repeat(np.arange(len(letters)), several)
+        within = np.arange(len(parents)) - np.repeat(np.cumsum(several) - several, several)
+        return parents, np.where(counts[parents] > 0, first[parents] + within, -1)
+
+    def say(self, preparation: PairPreparation, sources: Sequence[str]) -> list[str]:
+        """Its own answers to texts."""
+        encoded = preparation.encode(sources)
+        found = self.candidates([encoded.source(row) for row in range(len(encoded))], n_best=1)
+        return [preparation.text_of(one[0][0]) for one in found]
+
+    # ---------------------------------------------------------------------------------------- storage
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the arrays."""
+        return {"pairs": self.pairs, **self.ngrams.to_json()}
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The arrays by name."""
+        return {"units": torch.from_numpy(self.units.table), **self.ngrams.tensors()}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> JointNgrams:
+        """The inverse of `to_json` and `tensors`."""
+        ngrams = KneserNey.from_json(stored, tensors)
+        return cls(JointUnits(tensors["units"].numpy()), ngrams, int(stored["pairs"]))
+
+
+def _best_of_each(owners: Integers, scores: Floats, beam: int) -> Integers:
+    """Places of the `beam` highest scores of each owner, by owner; these are sorted."""
+    order = np.lexsort((-scores, owners))
+    rank = np.arange(len(order)) - np.searchsorted(owners, owners[order])
+    return order[rank < beam]
+
+
+def learn_joint(
+    settings: Translator, inputs: EncodedPairs, left_s: float | None
+) -> tuple[JointNgrams | None, list[str]]:
+    """Joint n-grams of the training part where they are wanted; and notes.
+
+    Args:
+        settings: every choice made but `joint`, which is set here.
+        inputs: the training part.
+        left_s: of the time for everything; None without a limit.
+
+    Raises:
+        InputError: they are asked for, and the units are others or no pair can be cut into joint units.
+    """
+    s = settings
+    kinds = [kind for kind in (s.unit or "").split(",") if kind not in KINDS]
+    if s.joint and kinds:
+        raise InputError(
+            f"joint=True needs units of {' or '.join(KINDS)} on both sides, found {s.unit}; leave it out, or "
+            "name such units (unit='char,symbol')"
+        )
+    most = None if left_s is None else int(OF_TIME * left_s * UNITS_PER_S)
+    is_asked = bool(s.joint)
+    if s.joint is None:
+        s.joint = not (kinds or s.copying or s.cuts or s.beam == 1) and suits(inputs, most)
+    ngrams = JointNgrams.fit(inputs, seed=s.seed, most_units=most) if s.joint else None
+    if ngrams is None and is_asked:
+        raise InputError(
+            "joint=True: there is no pair of known units whose target is at most twice as long as its "
+            "source, or no time for one; leave it out"
+        )
+    s.joint = ngrams is not None
+    if ngrams is None:
+        return None, []
+    left_out = len(inputs) - ngrams.pairs
+    return ngrams, [
+        f"joint n-grams: {left_out:,} of {len(inputs):,} pairs were not learned from, for unknown units, a "
+        "target of more than twice its source, or the time"
+    ] if left_out else []
+
+
+def suits(inputs: EncodedPairs, most_units: int | None = None) -> bool:
+    """Whether there are enough pairs, of sources that are short and targets that may go along with them.
+
+    Args:
+        inputs: the training part.
+        most_units: of sources that there is time for.
+    """
+    lengths = inputs.source_lengths
+    return (
+        len(inputs) >= LEAST_PAIRS
+        and (most_units is None or most_units >= LEAST_PAIRS * lengths.mean())
+        and float(lengths.mean()) <= MOST_MEAN
+        and float(np.mean(lengths <= MOST_LONG)) >= LEAST_JOINED
+        and float(can_be_joined(lengths, inputs.target_lengths).mean()) >= LEAST_JOINED
+    )
