@@ -33,7 +33,7 @@ from ostinato.training.history import History
 from ostinato.training.randomness import kept_randomness
 from ostinato.training.run_folder import RunFolder
 
-MOST_CHECKED, TRIED = 3000, 32
+MOST_CHECKED, TRIED, TRIED_BY_BOTH = 3000, 32, 256  # a few answers by two models take as long as many
 _READ_WITH = ("source", "target", "encoding")
 
 
@@ -258,7 +258,7 @@ class Translator(RunEstimator):
         training = Training(self.network_, inputs, checks, settings, s.batch_size, s.device, s.progress)
 
         def after_s() -> float:
-            n, usual = min(len(judged), TRIED), self.limits_
+            n, usual = min(len(judged), TRIED_BY_BOTH if self.rescoring_ else TRIED), self.limits_
             self.limits_ = replace(usual, target=int(inputs.target_lengths.mean()) + 3 + LOOKAHEAD)
             tried_s = clock.monotonic()
             self._answers(judged.sources[:n])
