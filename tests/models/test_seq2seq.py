@@ -31,6 +31,8 @@ KINDS += [
     {"attention": "general", "decoder_layers": 2, "encoder_layers": 2, "cell": "gru"},
     {"attention": "local", "window": 2, "decoder_layers": 2, "cell": "mingru", "tie": "none"},
     {"attention": "general", "cell": "lstm", "layer": {"proj_size": 3, "peephole": True}},
+    {"attention": "monotonic"},
+    {"attention": "monotonic", "decoder_layers": 2, "encoder_layers": 2, "cell": "gru", "tie": "none"},
 ]
 
 
@@ -38,8 +40,15 @@ def make(cls=EncoderDecoder, sizes=(SOURCE, TARGET), **options):
     return cls(*sizes, **{**SMALL, **options}).double()
 
 
-def batch(*, copying=False, extra_steps=0, seed=3):
+def batch_for(options, **more):
+    """Of pairs that a network with these options takes."""
+    is_monotonic = options.get("attention") == "monotonic"
+    return batch(copying=options.get("copying", False), is_monotonic=is_monotonic, **more)
+
+
+def batch(*, copying=False, is_monotonic=False, extra_steps=0, seed=3):
     """Four pairs; in the padding stand ids that a model could take for tokens."""
+    told = LENGTHS if is_monotonic else TARGET_LENGTHS
     generator = torch.Generator().manual_seed(seed)
 
     def ids(low, high, lengths):
@@ -53,9 +62,9 @@ def batch(*, copying=False, extra_steps=0, seed=3):
     made = Batch(
         source=ids(2, SOURCE, LENGTHS),
         source_lengths=torch.tensor(LENGTHS),
-        target_in=ids(2, TARGET, TARGET_LENGTHS),
-        target_out=ids(2, TARGET, TARGET_LENGTHS),
-        target_lengths=torch.tensor(TARGET_LENGTHS),
+        target_in=ids(2, TARGET, told),
+        target_out=ids(2, TARGET, told),
+        target_lengths=torch.tensor(told),
     )
     if copying:
         extended = made["source"].clone()
@@ -91,7 +100,7 @@ def row(given, i):
         if name in one:
             one[name] = one[name][:, : LENGTHS[i]]
     for name in ("target_in", "target_out"):
-        one[name] = one[name][:, : TARGET_LENGTHS[i]]
+        one[name] = one[name][:, : int(given["target_lengths"][i])]
     return one
 
 
@@ -100,16 +109,16 @@ def row(given, i):
 
 @pytest.mark.parametrize("options", KINDS, ids=str)
 def test_steps_equal_the_loss_and_the_batch_equals_its_rows(options):
-    model, given = make(**options).eval(), batch(copying=options.get("copying", False))
+    model, given = make(**options).eval(), batch_for(options)
     with torch.no_grad():
         loss = model.loss(given)
         said, read = log_probs(model, given)
         torch.testing.assert_close(said.exp().sum(2), torch.ones(said.shape[:2], dtype=torch.float64))
         torch.testing.assert_close(likelihood(said, given).sum(), loss.total)
-        assert int(loss.count) == sum(TARGET_LENGTHS)
+        assert int(loss.count) == int(given["target_lengths"].sum())
         singles = [model.loss(row(given, i)).total for i in range(4)]
         torch.testing.assert_close(torch.stack(singles), likelihood(said, given))
-        wider = model.loss(batch(copying=options.get("copying", False), extra_steps=2))
+        wider = model.loss(batch_for(options, extra_steps=2))
         torch.testing.assert_close(wider.total, loss.total)
     assert (read is None) == (options["attention"] == "none")
     if read is not None:
@@ -119,16 +128,16 @@ def test_steps_equal_the_loss_and_the_batch_equals_its_rows(options):
 
 @pytest.mark.parametrize("options", KINDS, ids=str)
 def test_every_parameter_gets_a_gradient(options):
-    model, given = make(**options), batch(copying=options.get("copying", False))
+    model, given = make(**options), batch_for(options)
     model.loss(given).total.backward()
     missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert not missing
     assert all(bool(p.grad.isfinite().all()) for p in model.parameters())
 
 
-@pytest.mark.parametrize("options", [KINDS[i] for i in (1, 5, 6, 10, 15, 23, 25, 27, 28)], ids=str)
+@pytest.mark.parametrize("options", [KINDS[i] for i in (1, 5, 6, 10, 15, 23, 25, 27, 28, 31, 32)], ids=str)
 def test_sequences_may_be_repeated_reordered_and_dropped_between_steps(options):
-    model, given = make(**options).eval(), batch(copying=options.get("copying", False))
+    model, given = make(**options).eval(), batch_for(options)
     encoded = model.encode(given)
     choices = [
         torch.arange(4).repeat_interleave(3),  # as a beam
@@ -149,10 +158,10 @@ def test_sequences_may_be_repeated_reordered_and_dropped_between_steps(options):
                     torch.testing.assert_close(one, other[rows])
 
 
-@pytest.mark.parametrize("options", [KINDS[i] for i in (1, 9, 24, 26, 27)], ids=str)
+@pytest.mark.parametrize("options", [KINDS[i] for i in (1, 9, 24, 26, 27, 32)], ids=str)
 def test_gradients(options):
     model = make(**{**options, "embedding_size": 3, "hidden_size": 4})
-    given = batch(copying=options.get("copying", False))
+    given = batch_for(options)
     names, values = zip(*model.named_parameters(), strict=True)
 
     class Loss(torch.nn.Module):
@@ -173,7 +182,7 @@ def test_gradients(options):
 
 @pytest.mark.parametrize("options", [KINDS[1], KINDS[4], KINDS[24]], ids=str)
 def test_a_beam_finds_the_same_whether_sources_come_together_or_alone(options):
-    model, given = make(**options).eval(), batch(copying=options.get("copying", False))
+    model, given = make(**options).eval(), batch_for(options)
     start, call = torch.full((4,), 2), {"end": 3, "max_length": 9}
     with torch.no_grad():
         encoded = model.encode(given)
@@ -185,6 +194,34 @@ def test_a_beam_finds_the_same_whether_sources_come_together_or_alone(options):
             other = beam_search(alone.step, alone.state, start[:1], beam=4, n_best=2, **call)
             assert found.sequences()[i] == other.sequences()[0]
             torch.testing.assert_close(found.log_probs[i], other.log_probs[0])
+
+
+def test_a_monotonic_answer_is_as_long_as_its_source_and_beams_find_the_best():
+    """All answers to sources of up to two tokens, beside a beam as wide as they are many."""
+    model = make(sizes=(SOURCE, 4), attention="monotonic").eval()
+    source, lengths = torch.tensor([[5, 3], [7, 0], [0, 0]]), torch.tensor([2, 1, 0])
+    with torch.no_grad():
+        encoded = model.encode(Batch(source=source, source_lengths=lengths))
+        start, wide = torch.zeros(3, dtype=torch.long), {"beam": 16, "n_best": 16}
+        found = beam_search(encoded.step, encoded.state, start, end=4, max_length=3, **wide)
+        for i, n in enumerate(lengths.tolist()):
+            every = torch.tensor(list(itertools.product(range(4), repeat=n)), dtype=torch.long)
+            B = 4**n
+            given = Batch(
+                source=source[i, :n].repeat(B, 1), source_lengths=torch.full((B,), n), target_out=every,
+                target_in=torch.cat([torch.zeros(B, 1, dtype=torch.long), every], 1)[:, :n],
+                target_lengths=torch.full((B,), n),
+            )  # fmt: skip
+            read = model.encode(given)
+            p = (
+                likelihood(log_probs(model, given, read)[0], given)
+                if n
+                else torch.zeros(1, dtype=torch.float64)
+            )
+            order = p.argsort()
+            assert found.sequences()[i][:B] == every[order].tolist()
+            torch.testing.assert_close(-found.log_probs[i, :B], p[order])
+            assert bool(found.ended[i, :B].all())
 
 
 # Copying ---------------------------------------------------------------------------------------------
@@ -400,7 +437,7 @@ def test_takes_a_users_cell(feeding):
     ids=str,
 )
 def test_trains_in_half_precision(options):
-    given = batch(copying=options.get("copying", False))
+    given = batch_for(options)
     model = EncoderDecoder(SOURCE, TARGET, **SMALL, **options)
     results = []
     for is_half in (False, True):
@@ -449,6 +486,10 @@ def test_a_vector_becomes_a_sequence(options):
         ({"attention": "none", "copying": True}, r"copying=True needs an attention"),
         ({"attention": "none", "feeding": "context"}, r"feeding='context' needs an attention"),
         ({"attention": "none", "coverage_weight": 1.0}, r"coverage_weight=1.0 needs an attention"),
+        (
+            {"attention": "monotonic", "feeding": "context"},
+            r"feeding='context' needs an attention that chooses",
+        ),
         ({"coverage": True}, r"acts on kind='additive'"),
         ({"window": 3}, r"acts on kind='local'"),
         ({"coverage_weight": -1.0}, r"coverage_weight=-1.0, expected a finite number"),
@@ -478,6 +519,8 @@ def test_bad_batches_are_refused():
         model.loss(Batch({**given, "target_in": given["target_in"][:, :5]}))
     with pytest.raises(SizeError, match=r"source \(4, 7\) and source_lengths \(3,\)"):
         model.encode(Batch({**given, "source_lengths": given["source_lengths"][:3]}))
+    with pytest.raises(SizeError, match="target_lengths are others than source_lengths"):
+        make(attention="monotonic").loss(batch())
     with pytest.raises(SizeError, match=r"x has shape \(4, 3\), expected \(B, 5\)"):
         make(OneToMany, (5, TARGET)).encode(Batch(x=torch.zeros(4, 3)))
     with pytest.raises(InputError, match="unknown option 'attention'"):

@@ -122,7 +122,8 @@ def train_translate(  # noqa: PLR0913 - one parameter per option is Typer's way
         ),
     ] = None,
     attention: Annotated[
-        str | None, model_option("How the answer looks at the source.", "additive|dot|general|local|none")
+        str | None,
+        model_option("How the answer looks at the source.", "auto|additive|dot|general|local|monotonic|none"),
     ] = None,
     copy: Annotated[
         bool,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +32,15 @@ class JointUnits:
 
     table: Integers
 
+    @cached_property
+    def parts(self) -> list[tuple[int, ...]]:
+        """For each unit what it has of the target."""
+        return [tuple(unit for unit in row if unit != _NONE) for row in self.table[:, 1:].tolist()]
+
     @classmethod
-    def fit(cls, sources: Rows, targets: Rows, *, seed: int) -> tuple[JointUnits, list[Integers | None]]:
+    def fit(
+        cls, sources: Rows, targets: Rows, *, seed: int, others: int = 0
+    ) -> tuple[JointUnits, list[Integers | None]]:
         """Learn which units belong together, and cut every pair into joint units.
 
         Probabilities of joint units are learned by EM over all ways to cut, from equal ones on; then each
@@ -41,18 +49,21 @@ class JointUnits:
         Args:
             sources, targets: N rows of ids from 1 on. Of many pairs a random part is enough for EM.
             seed: decides which.
+            others: how many of the last rows are cut only, and nothing is learned from them.
 
         Returns:
             The units; and for each pair its numbers in the table, one for each unit of the source, None where
-            the target is more than twice as long as the source, or the source is empty.
+            the target is more than twice as long as the source, or the source is empty; and where one of the
+            `others` is cut into units that no pair before has.
 
         Cost: about 5 µs for each place in a source and a target of a pair that EM reads, memory of 24 bytes.
         """
         size = 1 + max((int(row.max()) for row in targets if len(row)), default=0)
         fits = np.flatnonzero(can_be_joined(_lengths(sources), _lengths(targets)))
-        if not len(fits):
+        first_other = len(sources) - others
+        order = np.random.default_rng([seed, 7]).permutation(fits[fits < first_other])[:_MOST_PAIRS]
+        if not len(order):
             return cls(np.zeros((0, 3), np.int64)), [None] * len(sources)
-        order = np.random.default_rng([seed, 7]).permutation(fits)[:_MOST_PAIRS]
         cells = np.cumsum([len(sources[i]) * (len(targets[i]) + 1) for i in order.tolist()])
         learned = order[: max(1, int(np.searchsorted(cells, _MOST_CELLS)))]
         lattices = list(_lattices(sources, targets, learned, size))
@@ -76,7 +87,11 @@ class JointUnits:
             best = own[lattice.best(np.where(codes[place] == own, log_p[place], floor))]
             for row, cut in zip(lattice.rows.tolist(), best, strict=True):
                 rows[row] = cut
-        used = np.unique(np.concatenate([row for row in rows if row is not None]))
+        used = np.unique(np.concatenate([row for row in rows[:first_other] if row is not None]))
+        for number in range(first_other, len(rows)):
+            row = rows[number]
+            if row is not None and not np.isin(row, used).all():
+                rows[number] = None
         table = np.stack([used // size**2, used // size % size, used % size], axis=1)
         return cls(table), [None if row is None else np.searchsorted(used, row) for row in rows]
 

@@ -6,6 +6,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import Any, Self
 
@@ -20,6 +21,10 @@ from ostinato.errors import InputError, RunFolderError
 from ostinato.types import Batch
 
 START = PADDING  # what the decoder reads first: an id that no unit has
+FIRST_PART = UNKNOWN + 1
+
+Part = tuple[int, ...]
+"""Ids of a target's vocabulary that one unit of a source stands for: none, one or two."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +35,14 @@ class PairPreparation:
     units of a source that the target vocabulary lacks have the ids from `target_size` on, in the order in
     which they first occur in that source.
 
+    A network that reads monotonically says a part of the target for each unit of the source instead, the
+    number `FIRST_PART + i` for the part i, and knows by the source where the end is.
+
     Attributes:
         source_units, target_units: how texts are cut.
         source_vocabulary, target_vocabulary: one object where both sides share it.
         copies: whether sources are numbered for copying, too.
+        parts: what a unit of a source may stand for; None where targets are said unit by unit.
     """
 
     source_units: PairUnits
@@ -41,6 +50,7 @@ class PairPreparation:
     source_vocabulary: Vocabulary
     target_vocabulary: Vocabulary
     copies: bool = False
+    parts: tuple[Part, ...] | None = None
 
     @classmethod
     def fit(
@@ -108,6 +118,11 @@ class PairPreparation:
         """V: ids of targets, `end` among them; copied words come above."""
         return len(self.target_vocabulary) + 1
 
+    @property
+    def output_size(self) -> int:
+        """How many numbers the network says: V, or where it says parts their number and two."""
+        return self.target_size if self.parts is None else FIRST_PART + len(self.parts)
+
     def encode(
         self,
         sources: Iterable[str],
@@ -134,8 +149,10 @@ class PairPreparation:
         return encoded
 
     def encode_units(self, rows: Iterable[Sequence[str]]) -> EncodedPairs:
-        """Sources that are cut into units already."""
-        encoded = EncodedPairs(self.end, self.target_size, copies=self.copies, has_targets=False)
+        """Sources that are cut into units already, for a network to answer."""
+        end = self.end if self.parts is None else self.output_size
+        encoded = EncodedPairs(end, self.output_size, copies=self.copies, has_targets=False)
+        encoded.is_aligned = self.parts is not None
         for units in rows:
             encoded.append(*self._numbers(units, None))
         return encoded
@@ -161,6 +178,38 @@ class PairPreparation:
             ]
         return ids, extended, told, answers, list(extra)
 
+    def in_parts(self, inputs: EncodedPairs, rows: Iterable[Sequence[Part] | None]) -> EncodedPairs:
+        """Pairs with the parts of their targets in place of the units.
+
+        Args:
+            inputs: what `encode` gave.
+            rows: for each pair a part for each unit of its source; None: the pair is left out.
+
+        Returns:
+            Those pairs of which `parts` has every part.
+        """
+        found = EncodedPairs(self.output_size, self.output_size, copies=False, has_targets=True)
+        found.is_aligned = True
+        for row, parts in enumerate(rows):
+            if parts is not None and (told := self.said_for(parts)) is not None:
+                found.append(inputs.source(row).tolist(), None, told, told, [])
+        return found
+
+    def said_for(self, parts: Iterable[Part]) -> tuple[int, ...] | None:
+        """The numbers that a network says for parts; None where it does not know one of them."""
+        told = tuple(self._numbers_of_parts.get(part, UNKNOWN) for part in parts)
+        return None if UNKNOWN in told else told
+
+    @cached_property
+    def _numbers_of_parts(self) -> dict[Part, int]:
+        return {part: FIRST_PART + i for i, part in enumerate(self.parts or ())}
+
+    def ids_of(self, said: Iterable[int]) -> tuple[int, ...]:
+        """The ids of a target's vocabulary that a network said, which are those unless it says parts."""
+        if self.parts is None:
+            return tuple(said)
+        return tuple(i for one in said if one >= FIRST_PART for i in self.parts[one - FIRST_PART])
+
     def units_of(self, ids: Iterable[int], extra: Sequence[str] = ()) -> list[str]:
         """The units of what a decoder said; padding, the unknown and the end are left out."""
         vocabulary, size = self.target_vocabulary, self.target_size
@@ -180,6 +229,7 @@ class PairPreparation:
             "source": {"units": self.source_units.to_json(), "vocabulary": self.source_vocabulary.to_json()},
             "target": None,
             "copies": self.copies,
+            "parts": None if self.parts is None else [list(part) for part in self.parts],
         }
         if not self.shared:
             stored["target"] = {
@@ -202,7 +252,9 @@ class PairPreparation:
                 if side is not None
             ]
             (source_units, source), (target_units, target) = sides[0], sides[-1]
-            return cls(source_units, target_units, source, target, bool(stored["copies"]))
+            parts = stored.get("parts")  # of earlier versions there are none
+            read = None if parts is None else tuple(tuple(map(int, part)) for part in parts)
+            return cls(source_units, target_units, source, target, bool(stored["copies"]), read)
         except (KeyError, TypeError, IndexError) as error:
             raise RunFolderError(f"stored units are damaged: {error}; restore the run folder") from error
 
@@ -221,12 +273,14 @@ class EncodedPairs:
         shortened: how many sources were cut.
         unknown, unknown_told: for each pair how many units of its source, and of its target as the decoder
             reads it, are unknown.
+        is_aligned: whether targets are parts, as many as the source has units, and without an end.
     """
 
     def __init__(self, end: int, target_size: int, *, copies: bool, has_targets: bool):
         self.end, self.target_size, self.copies, self.has_targets = end, target_size, copies, has_targets
         self.extra: list[list[str]] = []
         self.shortened = 0
+        self.is_aligned = False
         self.unknown, self.unknown_told = array("q"), array("q")
         self._sources, self._extended = RaggedRows(), RaggedRows()
         self._told, self._answers = RaggedRows(), RaggedRows()
@@ -283,7 +337,8 @@ class EncodedPairs:
 
         Returns:
             `source` (B, S), `source_lengths` (B,); where there are targets `target_in` (B, T), which begins
-            with `START`, `target_out` (B, T), which ends with `end`, and `target_lengths` (B,); for copying
+            with `START`, `target_out` (B, T), which ends with `end` (parts: without), and `target_lengths`
+            (B,); for copying
             `source_extended` (B, S) and `extra` (B,), how many words of a source the vocabulary lacks, and
             `target_out` in the same numbers. All int64.
         """
@@ -299,8 +354,12 @@ class EncodedPairs:
             column = np.full((len(chosen), 1), START, np.int64)
             fields["target_in"] = np.concatenate([column, told], axis=1)
             fields["target_out"] = np.concatenate([answers, column], axis=1)
-            fields["target_out"][np.arange(len(chosen)), lengths] = self.end
-            fields["target_lengths"] = lengths + 1
+            if self.is_aligned:
+                fields["target_in"], fields["target_out"] = fields["target_in"][:, :-1], answers
+                fields["target_lengths"] = lengths
+            else:
+                fields["target_out"][np.arange(len(chosen)), lengths] = self.end
+                fields["target_lengths"] = lengths + 1
         if self.copies:
             fields["source_extended"] = self._extended.padded(chosen, least=1)
             fields["extra"] = np.array([len(self.extra[row]) for row in chosen.tolist()], np.int64)

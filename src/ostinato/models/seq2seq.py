@@ -15,7 +15,7 @@ from ostinato.layers.attention_over import Memory, coverage_loss
 from ostinato.layers.locked_dropout import LockedDropout
 from ostinato.models.encoder import build_encoder
 from ostinato.models.seq2seq_decoder import AttentionDecoder, Steps
-from ostinato.models.seq2seq_options import read_options
+from ostinato.models.seq2seq_options import MONOTONIC, read_options
 from ostinato.models.seq2seq_output import CopyOutput, WordOutput
 from ostinato.models.token_coins import TokenCoins
 from ostinato.types import Batch, LossOutput, State
@@ -30,7 +30,8 @@ class Encoded:
         memory: what attention reads; None without one.
         state: the decoder's, before the first token; leaves (B, …).
         copied: (B, S) ids of the source in the extended vocabulary; None where nothing is copied.
-        output_size: V, and for copying the largest number of extra words on top.
+        output_size: V, and on top for copying the largest number of extra words, and with monotonic attention
+            the end, V: it has all probability after a source's last token, and none before.
     """
 
     model: _Sequences
@@ -117,6 +118,11 @@ class _Sequences(nn.Module):
                 f"expected (B, T) of both, with B={len(encoded.state['row'])} as in the source"
             )
         lengths = batch["target_lengths"]
+        if self.options.attention == MONOTONIC and not torch.equal(lengths, batch["source_lengths"]):
+            raise SizeError(
+                f"{self._where}.loss: with monotonic attention each source token stands for one of the "
+                "target, without an end; target_lengths are others than source_lengths"
+            )
         real = torch.arange(given.shape[1], device=given.device) < lengths.unsqueeze(1)
         given = self._mixed(self._known(given), encoded)
         steps = self._decode(given, encoded)
@@ -164,6 +170,7 @@ class _Sequences(nn.Module):
     def step(self, tokens: Tensor, state: State, encoded: Encoded) -> tuple[Tensor, ...]:
         """As `Encoded.step`."""
         memory, copied = encoded.memory, encoded.copied
+        ends = self._is_read(state, memory)
         if memory is not None:
             rows = _shared_rows(state.row, len(memory.values))
             if rows is not None:
@@ -173,9 +180,23 @@ class _Sequences(nn.Module):
         steps = self.decoder(x, state, memory)
         source = Encoded(self, memory, state, copied, encoded.output_size)
         scores = self._scores(steps, source)[:, 0]
+        if ends is not None:
+            # Either the end alone or all but the end.
+            nothing = float("-inf")
+            end = torch.zeros_like(scores[:, :1]).masked_fill(~ends, nothing)
+            scores = torch.cat([scores.masked_fill(ends, nothing), end], dim=1)
         if steps.weights is None:
             return scores, steps.state
         return scores, steps.state, steps.weights[:, 0]
+
+    def _is_read(self, state: State, memory: Memory | None) -> Tensor | None:
+        """(N, 1) where a monotonic decoder is at the end of its source; None of another decoder."""
+        if not self.decoder.is_monotonic or memory is None:
+            return None
+        B, S, _ = memory.values.shape
+        lengths = state.row.new_full((B,), S) if memory.mask is None else memory.mask.sum(1)
+        is_read: Tensor = state.place >= lengths[state.row]
+        return is_read.unsqueeze(1)
 
     def _scores(self, steps: Steps, encoded: Encoded) -> Tensor:
         """(N, T, output_size)."""
@@ -195,8 +216,8 @@ class _Sequences(nn.Module):
         return self.target_embedding.weight if self.output.weight is None else self.output.weight
 
     def _known(self, tokens: Tensor) -> Tensor:
-        """Copied words have no embedding of their own."""
-        if not self.options.copying:
+        """Copied words, and the end of a monotonic answer, have no embedding of their own."""
+        if not (self.options.copying or self.decoder.is_monotonic):
             return tokens
         return tokens.masked_fill(tokens >= self.target_size, self.unknown)
 
@@ -213,10 +234,10 @@ class EncoderDecoder(_Sequences):
     2015; copying: See et al. 2017). Options choose between them; see `Seq2SeqOptions`.
 
     A batch holds `source` (B, S) ids and `source_lengths` (B,), and for the loss `target_in`, `target_out`
-    (B, T) and `target_lengths` (B,). For copying `source_extended` (B, S), the source in the target's
-    vocabulary extended by the words of each source that it lacks (ids V, V + 1, …), and `extra` (B,), how
-    many those are; `target_out` is in it too. What stands in the padding has no influence. A source without
-    tokens is read as zeros.
+    (B, T) and `target_lengths` (B,); with monotonic attention a target has as many tokens as its source, and
+    no end. For copying `source_extended` (B, S), the source in the target's vocabulary extended by the words
+    of each source that it lacks (ids V, V + 1, …), and `extra` (B,), how many those are; `target_out` is in
+    it too. What stands in the padding has no influence. A source without tokens is read as zeros.
 
     Args:
         source_size: how many ids the source's vocabulary has.
@@ -248,11 +269,13 @@ class EncoderDecoder(_Sequences):
         self.source_embedding = None if o.tie == "all" else make_embedding(source_size, o.embedding_size)
         self.drop_source = LockedDropout(o.dropout_embedding, 2)
         self.hide_source = TokenCoins("EncoderDecoder: word_dropout", o.word_dropout, 2)
+        # With monotonic attention nearly all that is known of an answer the encoder says.
+        per_direction = o.hidden_size if o.attention == MONOTONIC else o.hidden_size // 2
         widths = [o.embedding_size]
         self.encoder = nn.ModuleList()
         self.between = nn.ModuleList()
         for layer in range(o.encoder_layers):
-            stack = build_encoder(o.cell, widths[-1], o.hidden_size // 2, bidirectional=True, **o.layer)
+            stack = build_encoder(o.cell, widths[-1], per_direction, bidirectional=True, **o.layer)
             widths.append(stack.output_size)
             self.encoder.append(stack)
             if layer:
@@ -285,6 +308,9 @@ class EncoderDecoder(_Sequences):
         memory, copied, size = None, None, self.target_size
         if self.decoder.attention is not None:
             memory = self.decoder.attention.remember(self.drop_read(x), mask=output.mask)
+        elif self.decoder.is_monotonic:
+            read = self.drop_read(x)
+            memory, size = Memory(read[..., :0], read, output.mask), self.target_size + 1
         if self.options.copying:
             copied, size = self._extended(batch)
         state = self.decoder.start(self.drop_read(output.last.unsqueeze(1))[:, 0], source.shape[1])

@@ -15,7 +15,7 @@ from ostinato.layers.locked_dropout import LockedDropout
 from ostinato.layers.looped import LoopedLayer, LoopProducts
 from ostinato.layers.stack import Stack
 from ostinato.models.encoder import build_encoder
-from ostinato.models.seq2seq_options import Seq2SeqOptions
+from ostinato.models.seq2seq_options import MONOTONIC, Seq2SeqOptions
 from ostinato.types import State
 
 
@@ -42,6 +42,7 @@ class AttentionDecoder(nn.Module):
         q_t = layer_1([x_t; fed_t])        c_t = attention(q_t, memory)
         y_t = layer_2…([q_t; c_t])         r_t = tanh(W [y_t; c_t; x_t] + b)
 
+    With monotonic attention c_t is what the encoder said of token t, and q_t = layer_1([x_t; c_t]).
     fed_t is nothing, r_{t-1} (`output`, Luong et al. 2015), or c_t = attention(q_{t-1}, memory) (`context`,
     Bahdanau et al. 2014). Where it is nothing, and attention is without coverage, all steps of a layer are
     one call of its kernel, and all queries one product.
@@ -61,11 +62,12 @@ class AttentionDecoder(nn.Module):
         super().__init__()
         D, H, self.feeding = options.embedding_size, options.hidden_size, options.feeding
         E = memory_size or 0
-        width = {"none": 0, "output": D, "context": E}[self.feeding]
+        self.is_monotonic = options.attention == MONOTONIC
+        width = E if self.is_monotonic else {"none": 0, "output": D, "context": E}[self.feeding]
         self.first: Stack = build_encoder(options.cell, D + width, H, **options.layer)
         Q = self.first.output_size
         self.attention: AttentionOver | None = None
-        if memory_size is not None:
+        if memory_size is not None and not self.is_monotonic:
             self.attention = AttentionOver(
                 options.attention, Q, memory_size, attention_size=options.attention_size,
                 window=options.window, coverage=options.coverage,
@@ -105,8 +107,9 @@ class AttentionDecoder(nn.Module):
     def start(self, summary: Tensor, source_steps: int) -> State:
         """The state before the first step: tanh(W s + b) of what is known of the source, s (B, summary_size).
 
-        Leaves: `first`, `rest0`, …, of the layers; `fed`; `coverage` (B, S); `row` (B,), the row of the
-        memory that each sequence reads, which stays right where sequences are reordered, repeated or dropped.
+        Leaves: `first`, `rest0`, …, of the layers; `fed`; `coverage` (B, S); `place` (B,), the source token
+        that a monotonic step reads; `row` (B,), the row of the memory that each sequence reads, which stays
+        right where sequences are reordered, repeated or dropped.
         """
         B, at = len(summary), 0
         bridged = torch.tanh(self.bridge(summary))
@@ -128,6 +131,8 @@ class AttentionDecoder(nn.Module):
             leaves["fed"] = bridged[:, at:]
         if self._has_coverage:
             leaves["coverage"] = bridged.new_zeros(B, source_steps)
+        if self.is_monotonic:
+            leaves["place"] = torch.zeros(B, dtype=torch.long, device=summary.device)
         return State(leaves)
 
     @property
@@ -150,6 +155,11 @@ class AttentionDecoder(nn.Module):
         if self.feeding == "context":
             assert memory is not None
             query, context, weights, new = self._context_fed(x, state, memory)
+        elif self.is_monotonic:
+            assert memory is not None
+            context, weights = _at_places(state.place, memory, x.shape[1])
+            query, first = self.first(_beside(x, context), state["first"])
+            new = {"first": first, "place": state.place + x.shape[1]}
         else:
             query, first = self.first(x, state["first"])
             context, weights, covered = self._read(query, memory, state.get("coverage"))
@@ -241,6 +251,21 @@ class AttentionDecoder(nn.Module):
 
     def _input_size(self, number: int) -> int:
         return self._layer(number).input_size
+
+
+def _at_places(place: Tensor, memory: Memory, T: int) -> tuple[Tensor, Tensor]:
+    """What stands in the memory at the T places from `place` (N,) on, (N, T, E), and one-hot weights; of what
+    is not real zeros."""
+    B, S, E = memory.values.shape
+    N = len(place)
+    if not S:
+        return memory.values.new_zeros(N, T, E), memory.values.new_zeros(N, T, 0)
+    places = (place.unsqueeze(1) + torch.arange(T, device=place.device)).clamp(max=S - 1)
+    grouped = places.view(B, -1, 1).expand(-1, -1, E)
+    weights = places.unsqueeze(2) == torch.arange(S, device=place.device)
+    if memory.mask is not None:
+        weights = weights & memory.mask.repeat_interleave(N // B, 0).unsqueeze(1)
+    return memory.values.gather(1, grouped).view(N, T, E), weights.to(memory.values.dtype)
 
 
 def _beside(*parts: Tensor | None) -> Tensor:

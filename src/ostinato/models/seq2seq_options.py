@@ -13,7 +13,8 @@ from ostinato.layers.cells import Cell
 from ostinato.layers.dropout import check_probability
 from ostinato.layers.options import check_choice, check_known
 
-ATTENTIONS = (*KINDS, "none")
+MONOTONIC = "monotonic"
+ATTENTIONS = (*KINDS, MONOTONIC, "none")
 FEEDINGS = ("none", "output", "context")
 TIES = ("none", "output", "all")
 _PROBABILITIES = (
@@ -33,10 +34,13 @@ class Seq2SeqOptions:
     Attributes:
         cell: a name in `encoder.CELLS`, or a `Cell` class that is built by (input_size, hidden_size).
         embedding_size: D of both sides; also the width of what the output layer reads.
-        hidden_size: H of the decoder; the encoder has half of it in each direction.
+        hidden_size: H of the decoder; the encoder has half of it in each direction, with monotonic attention
+            all of it.
         encoder_layers, decoder_layers: how many layers each side has.
-        attention: `additive`, `dot`, `general`, `local` (`AttentionOver`), or `none`: the decoder knows of
-            the source what its first state says.
+        attention: `additive`, `dot`, `general`, `local` (`AttentionOver`); `monotonic`: step t reads the
+            source's token t and says what that one stands for (hard monotonic attention, Aharoni and Goldberg
+            2017, arXiv:1611.01487; alignments are those of the data, Yao and Zweig 2015, arXiv:1506.00196);
+            or `none`: the decoder knows of the source what its first state says.
         attention_size, window: of additive and of local attention.
         feeding: what the first decoder layer sees beside the last token. `none`: nothing, and training takes
             all steps at once; `output`: what the step before gave to the output layer (input feeding, Luong
@@ -139,13 +143,13 @@ def read_options(where: str, given: Mapping[str, Any], *, has_source: bool) -> S
 
 
 def _check_combination(where: str, options: Seq2SeqOptions, *, has_source: bool) -> None:
-    if has_source and options.hidden_size % 2:
+    if has_source and options.hidden_size % 2 and options.attention != MONOTONIC:
         raise InputError(
             f"{where}: hidden_size={options.hidden_size} must be even, half of it a direction of the encoder"
         )
     if not has_source and options.tie == "all":
         raise InputError(f"{where}: tie='all' ties the source's embedding, and there is none; use 'output'")
-    if options.attention == "none":
+    if options.attention in (MONOTONIC, "none"):
         asked = {
             "copying": options.copying,
             "coverage": options.coverage,
@@ -157,4 +161,7 @@ def _check_combination(where: str, options: Seq2SeqOptions, *, has_source: bool)
         for name, value in asked.items():
             if value:
                 found = getattr(options, name)
-                raise InputError(f"{where}: {name}={found!r} needs an attention, and it is 'none'")
+                raise InputError(
+                    f"{where}: {name}={found!r} needs an attention that chooses, and it is "
+                    f"{options.attention!r}; take one of {', '.join(KINDS)}"
+                )

@@ -11,7 +11,9 @@ import torch
 import ostinato as ot
 from ostinato.data.pair_encoding import PairPreparation
 from ostinato.errors import InputError
-from ostinato.tasks.translate import joint_ngrams, rescoring
+from ostinato.tasks.translate import joining, rescoring
+from ostinato.tasks.translate.answers import Said, found_by
+from ostinato.tasks.translate.joining import JoinedPairs
 from ostinato.tasks.translate.joint_ngrams import UNKNOWN_LOG_P, JointNgrams
 from ostinato.tasks.translate.rescoring import Candidate, choose_among, edit_distances
 
@@ -40,7 +42,7 @@ def made():
     spelled = words(500)
     told = [sounds(word) for word in spelled]
     preparation = PairPreparation.fit(spelled, told, units=("char", "symbol"), shared=False, size=100)
-    return JointNgrams.fit(preparation.encode(spelled, told), seed=0), preparation
+    return JointNgrams.fit(JoinedPairs.of(preparation.encode(spelled, told), seed=0), seed=0), preparation
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +68,9 @@ def test_together_and_one_by_one_are_the_same(made):
     together = ngrams.candidates(rows, beam=4, n_best=3)
     for row, found in zip(rows, together, strict=True):
         (alone,) = ngrams.candidates([row], beam=4, n_best=3)
-        assert [ids for ids, _ in alone] == [ids for ids, _ in found]
-        assert [p for _, p in alone] == pytest.approx([p for _, p in found])
-        assert [p for _, p in found] == sorted((p for _, p in found), reverse=True)
+        assert [ids for ids, *_ in alone] == [ids for ids, *_ in found]
+        assert [p for _, p, _ in alone] == pytest.approx([p for _, p, _ in found])
+        assert [p for _, p, _ in found] == sorted((p for _, p, _ in found), reverse=True)
         assert len(found) <= 3
     assert together[1][0][0] == ()
     assert ngrams.candidates([]) == []
@@ -86,7 +88,7 @@ def test_a_target_has_the_probability_of_all_its_readings(made):
     source = preparation.encode(["xh"]).source(0)
     (found,) = ngrams.candidates([source], beam=10_000, n_best=10_000)
     # After each source of a length something is said: all of it together has the probability of the source.
-    assert len(found) == len({ids for ids, _ in found})
+    assert len(found) == len({ids for ids, *_ in found})
     table = ngrams.units.table
     first, second = (np.flatnonzero(table[:, 0] == letter) for letter in source)
     total = -np.inf
@@ -97,7 +99,7 @@ def test_a_target_has_the_probability_of_all_its_readings(made):
                 said, contexts = ngrams.ngrams.extend(contexts, np.array([unit]))
                 p += said[0]
             total = np.logaddexp(total, p)
-    assert np.logaddexp.reduce([p for _, p in found]) == pytest.approx(total)
+    assert np.logaddexp.reduce([p for _, p, _ in found]) == pytest.approx(total)
 
 
 def test_stored_joint_ngrams_say_the_same(made):
@@ -110,10 +112,12 @@ def test_stored_joint_ngrams_say_the_same(made):
 
 def test_pairs_that_are_left_out(made):
     _, preparation = made
-    fit = JointNgrams.fit
-    assert fit(preparation.encode(["aq", "a"], ["AE1", "AE1 AE1 AE1"]), seed=0) is None
-    inputs = preparation.encode(["ab"] * 10, ["AE1 B"] * 10)
-    assert fit(inputs, seed=0, most_units=6).pairs == 3
+    assert JoinedPairs.of(preparation.encode(["aq", "a"], ["AE1", "AE1 AE1 AE1"]), seed=0) is None
+    joined = JoinedPairs.of(preparation.encode(["ab"] * 10 + ["q"], ["AE1 B"] * 10 + [""]), seed=0)
+    assert joined.notes[0].startswith("1 of 11 pairs cannot be cut")
+    assert JointNgrams.fit(joined, seed=0).pairs == 10
+    assert JointNgrams.fit(joined, seed=0, most_units=6).pairs == 3
+    assert JointNgrams.fit(joined, seed=0, most_units=1).pairs == 1
 
 
 def test_edit_distances_are_those_of_the_textbook():
@@ -136,7 +140,7 @@ def test_edit_distances_are_those_of_the_textbook():
 
 def test_the_answer_is_the_one_of_least_expected_error():
     def one(ids, network, joint, **options):
-        return Candidate(tuple(ids), network, joint, network, **options)
+        return Candidate(Said(tuple(ids), network, network, **options), joint)
 
     # The most probable one is far from all others, which are alike.
     far = one([9, 9, 9, 9], np.log(0.4), 0.0)
@@ -189,21 +193,19 @@ def test_probabilities_of_told_answers_are_those_of_the_beam(fitted):
             translator.network_, encoded, search, translator.limits_, attends=True, n_best=8
         ):
             told = [
-                (i, tuple(decoded.tokens[i, k, : decoded.lengths[i, k]].tolist()), 0.0)
+                rescoring._Missing(i, ids, ids, 0.0)
                 for i in range(len(decoded.tokens)) for k in range(8) if decoded.ended[i, k]
+                for ids in [tuple(decoded.tokens[i, k, : decoded.lengths[i, k]].tolist())]
             ]  # fmt: skip
-            of_beam = {
-                c.ids: c
-                for i in range(len(decoded.tokens))
-                for c in rescoring._of_beam(decoded, i, [((), 0.0)])
-                if i == 0
-            }
-            for i, one in rescoring._of_joint(memory, told, encoded.end, search, attends=True):
+            preparation = translator.preparation_
+            of_beam = {said.ids: said for said in found_by(decoded, 0, preparation, search)}
+            for i, one in rescoring._of_joint(memory, told, encoded.end, preparation, search, attends=True):
                 if i == 0:
-                    assert one.network == pytest.approx(of_beam[one.ids].network, abs=1e-3)
-                    assert one.score == pytest.approx(of_beam[one.ids].score, abs=1e-3)
-                    n = len(one.ids)
-                    np.testing.assert_allclose(one.weights[:n], of_beam[one.ids].weights[:n], atol=1e-4)
+                    beam = of_beam[one.said.ids]
+                    assert one.said.log_p == pytest.approx(beam.log_p, abs=1e-3)
+                    assert one.said.score == pytest.approx(beam.score, abs=1e-3)
+                    n = len(one.said.ids)
+                    np.testing.assert_allclose(one.said.weights[:n], beam.weights[:n], atol=1e-4)
 
 
 def test_a_greedy_answer_is_that_of_the_network(fitted):
@@ -222,7 +224,7 @@ def test_without_a_good_weight_answers_are_the_network_s(monkeypatch):
     plain = ot.Translator(**SMALL, joint=False).fit(spelled, told)
     assert plain.rescoring_ is None
     monkeypatch.setattr(rescoring, "WEIGHTS", (0.0,))
-    monkeypatch.setattr(rescoring, "choose_among", lambda lists, weight: [one[0] for one in lists])
+    monkeypatch.setattr(rescoring, "choose_among", lambda lists, weight: [one[0].said for one in lists])
     dropped = ot.Translator(**SMALL, joint=True).fit(spelled, told)
     assert dropped.rescoring_ is None
     assert dropped.notes_[-1].startswith("joint n-grams are not used: token error rate")
@@ -234,12 +236,12 @@ def test_without_a_good_weight_answers_are_the_network_s(monkeypatch):
 def test_they_are_chosen_where_they_suit(made, monkeypatch):
     _, preparation = made
     inputs = preparation.encode(["abc"] * 30, ["AE1 B K"] * 30)
-    assert not joint_ngrams.suits(inputs)
-    monkeypatch.setattr(joint_ngrams, "LEAST_PAIRS", 30)
-    assert joint_ngrams.suits(inputs)
-    assert not joint_ngrams.suits(inputs, 50)
-    assert not joint_ngrams.suits(preparation.encode(["abc"] * 30, ["B " * 7] * 30))
-    assert not joint_ngrams.suits(preparation.encode(["abc" * 30] * 30, ["B"] * 30))
+    assert not joining.suits(inputs)
+    monkeypatch.setattr(joining, "LEAST_PAIRS", 30)
+    assert joining.suits(inputs)
+    assert not joining.suits(inputs, 50)
+    assert not joining.suits(preparation.encode(["abc"] * 30, ["B " * 7] * 30))
+    assert not joining.suits(preparation.encode(["abc" * 30] * 30, ["B"] * 30))
 
 
 @pytest.mark.parametrize(

@@ -265,7 +265,7 @@ def test_data_that_cannot_be_learned_from_are_refused(tmp_path):
     ("options", "message"),
     [
         ({"unit": "letters"}, "word, char, bpe, symbol"), ({"unit": "a,b,c"}, "not known"),
-        ({"attention": "soft"}, "'dot', 'general', 'local', 'none'"), ({"cell": "mamba"}, "mingru"),
+        ({"attention": "soft"}, "'local', 'monotonic', 'none'"), ({"cell": "mamba"}, "mingru"),
         ({"hidden_size": 7}, "even"), ({"dropout": 1.5}, "dropout"), ({"held_out": 0}, "held_out"),
         ({"epochs": 0}, "epochs"), ({"beam": 0}, "beam"), ({"length_penalty": -1}, "length_penalty"),
         ({"attention": "none", "copying": True}, "needs an attention"),

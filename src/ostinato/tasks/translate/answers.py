@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -201,6 +201,76 @@ def _cut(units: list[str], start: int, stop: int) -> int:
     return stop
 
 
+@dataclass(frozen=True)
+class Said:
+    """One of the answers that a beam found.
+
+    Attributes:
+        ids: of the target's vocabulary, without the end.
+        log_p: log-probability; where parts are said that of all readings in the beam together.
+        score: that over the length penalty.
+        has_ended: False where it was cut off because it became too long.
+        weights: (T, S) where the network looked at for each unit, and perhaps for the end; None where that is
+            not kept.
+    """
+
+    ids: tuple[int, ...]
+    log_p: float
+    score: float
+    has_ended: bool = True
+    weights: NDArray[np.float32] | None = None
+
+
+def found_by(decoded: Decoded, i: int, preparation: PairPreparation, search: Search) -> list[Said]:
+    """What the beam found for source i, the best first: all that ended, or else the best."""
+    attention = None if decoded.attention is None else decoded.attention[i].cpu().numpy()
+    said: list[Said] = []
+    for k, score in enumerate(decoded.scores[i].tolist()):
+        has_ended = bool(decoded.ended[i, k])
+        if k and not (has_ended and score > -np.inf):
+            break
+        ids = tuple(decoded.tokens[i, k, : int(decoded.lengths[i, k])].tolist())
+        weights = None if attention is None else attention[k]
+        said.append(Said(ids, float(decoded.log_probs[i, k]), score, has_ended, weights))
+    return said if preparation.parts is None else _of_parts(said, preparation, search)
+
+
+def _of_parts(readings: list[Said], preparation: PairPreparation, search: Search) -> list[Said]:
+    """Targets of the parts that were said: those with the same units are one, of the sum of probabilities."""
+    found: dict[tuple[int, ...], Said] = {}
+    for reading in readings:
+        ids = preparation.ids_of(reading.ids)
+        if ids in found:
+            old = found[ids]
+            total = float(np.logaddexp(old.log_p, reading.log_p))
+            found[ids] = replace(old, log_p=total)
+        else:
+            found[ids] = replace(reading, ids=ids, weights=weights_of_parts(reading, preparation))
+    wanted = [said for ids, said in found.items() if may_be(ids, search)] or [*found.values()][:1]
+    scored = [replace(said, score=said.log_p / penalty(len(said.ids), search)) for said in wanted]
+    return sorted(scored, key=lambda said: -said.score)
+
+
+def weights_of_parts(reading: Said, preparation: PairPreparation) -> NDArray[np.float32] | None:
+    """The weights of parts, for each unit of these."""
+    if reading.weights is None:
+        return None
+    sizes = [len(preparation.ids_of([part])) for part in reading.ids]
+    return np.repeat(reading.weights[: len(sizes)], sizes, axis=0)
+
+
+def may_be(ids: tuple[int, ...], search: Search) -> bool:
+    """Whether no n units come twice in a row of them, where the search wants that."""
+    n = search.no_repeat_ngram
+    grams = [ids[k : k + n] for k in range(len(ids) - n + 1)] if n else []
+    return len(set(grams)) == len(grams)
+
+
+def penalty(units: int, search: Search) -> float:
+    """What the log-probability of so many units and the end is divided by."""
+    return float((units + 1) ** search.length_penalty)
+
+
 @torch.no_grad()
 def _search(
     network: EncoderDecoder,
@@ -214,14 +284,15 @@ def _search(
     encoded = preparation.encode_units(rows)
     unknown = encoded.unknown
     found: dict[int, Piece] = {}
-    for chosen, _, decoded in beams(network, encoded, search, limits, attends=attends):
-        weights = None if decoded.attention is None else decoded.attention[:, 0].cpu().numpy()
-        scores, ended = decoded.scores[:, 0].tolist(), decoded.ended[:, 0].tolist()
-        for i, (row, ids) in enumerate(zip(chosen.tolist(), decoded.best(), strict=True)):
+    # Of parts the same target may have several readings.
+    n = 1 if preparation.parts is None else search.beam
+    for chosen, _, decoded in beams(network, encoded, search, limits, attends=attends, n_best=n):
+        for i, row in enumerate(chosen.tolist()):
             extra = encoded.extra[row] if encoded.extra else ()
-            target = preparation.units_of(ids, extra)
-            seen = None if weights is None else weights[i, : len(target), : len(rows[row])]
-            found[row] = Piece(rows[row], target, scores[i], seen, ended[i], unknown[row])
+            best = found_by(decoded, i, preparation, search)[0]
+            target = preparation.units_of(best.ids, extra)
+            seen = None if best.weights is None else best.weights[: len(target), : len(rows[row])]
+            found[row] = Piece(rows[row], target, best.score, seen, best.has_ended, unknown[row])
     return [found[row] for row in range(len(rows))]
 
 
@@ -237,6 +308,8 @@ def beams(
     """The best sequences for all sources, in batches of similar length: rows, what was read of them, and what
     the beam found. Without gradients only."""
     lengths = encoded.source_lengths
+    longest = lengths + 1 if encoded.is_aligned else limits.of_answer(lengths)
+    repeated = 0 if encoded.is_aligned else search.no_repeat_ngram  # of units, not of parts
     order = np.argsort(lengths, kind="stable")
     device = next(network.parameters()).device
     for chosen in _batches(order, lengths, search.beam):
@@ -251,11 +324,11 @@ def beams(
             memory.state,
             torch.full((len(chosen),), START, device=device),
             end=encoded.end,
-            max_length=torch.from_numpy(limits.of_answer(lengths[chosen])),
+            max_length=torch.from_numpy(longest[chosen]),
             beam=search.beam,
             n_best=n_best,
             length_penalty=LengthPenalty(search.length_penalty, "plain", LOOKAHEAD),
-            rules=Rules(no_repeat_ngram=search.no_repeat_ngram, forbidden=(START, UNKNOWN)),
+            rules=Rules(no_repeat_ngram=repeated, forbidden=(START, UNKNOWN)),
         )
         yield chosen, memory, decoded
 

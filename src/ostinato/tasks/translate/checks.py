@@ -14,7 +14,8 @@ from ostinato.layers.dropout import check_probability
 from ostinato.models.decoding import Rules
 from ostinato.models.decoding_draws import is_number
 from ostinato.models.encoder import check_cell
-from ostinato.models.seq2seq_options import read_options
+from ostinato.models.seq2seq_options import MONOTONIC, read_options
+from ostinato.tasks.translate.joining import AUTO, USUAL
 from ostinato.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def checked_parameters(estimator: E) -> E:
         Rules(no_repeat_ngram=s.no_repeat_ngram)
     _check_units(s.unit, s.vocabulary_size)
     _check_joint(s)
+    if s.attention == MONOTONIC and s.cuts:
+        raise InputError("attention='monotonic' does not go with a summarizer; leave it out")
     if s.cell is not None:
         check_cell(s.cell, s.hidden_size or 8, s.num_layers or 1)
     if s.coverage and s.attention != "additive":
@@ -56,7 +59,7 @@ def checked_parameters(estimator: E) -> E:
             "attention='additive' (--attention additive) too"
         )
     options = {
-        "attention": s.attention,
+        "attention": USUAL if s.attention == AUTO else s.attention,
         "feeding": s.feeding,
         "copying": bool(s.copying if s.copying is not None else s.defaults["copying"]),
         "coverage": s.coverage,

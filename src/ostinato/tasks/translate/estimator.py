@@ -17,6 +17,7 @@ from ostinato.data.pair_units import PairUnits
 from ostinato.data.pairs import read_pairs
 from ostinato.errors import InputError
 from ostinato.models.seq2seq import EncoderDecoder
+from ostinato.models.seq2seq_options import MONOTONIC
 from ostinato.tasks import same_data
 from ostinato.tasks.run_estimator import RunEstimator
 from ostinato.tasks.translate import storage
@@ -24,7 +25,8 @@ from ostinato.tasks.translate.answers import LOOKAHEAD, Answer, Search, answer, 
 from ostinato.tasks.translate.checks import checked_parameters
 from ostinato.tasks.translate.choosing import choose
 from ostinato.tasks.translate.fitting import Training, training_settings
-from ostinato.tasks.translate.joint_ngrams import JOINT, learn_joint
+from ostinato.tasks.translate.joining import join_pairs
+from ostinato.tasks.translate.joint_ngrams import JOINT, JointNgrams
 from ostinato.tasks.translate.preparing import complete, fingerprint, prepare, read_parts
 from ostinato.tasks.translate.rescoring import MIDDLE_WEIGHT, Rescoring
 from ostinato.tasks.translate.scores import by_source, need_scores, text_scores
@@ -72,13 +74,15 @@ class Translator(RunEstimator):
     cell: Any = None
     """rnn, lstm, gru, mingru, minlstm, rglru, or a `Cell` class built by (input_size, hidden_size)."""
     hidden_size: int | None = None
-    """H of the decoder; each direction of the encoder has half of it."""
+    """H of the decoder; each direction of the encoder has half of it, with monotonic attention all."""
     embedding_size: int | None = None
     """Width of embeddings, and of what the output layer reads."""
     num_layers: int | None = None
     """Recurrent layers of the encoder, and of the decoder."""
-    attention: str = "general"
-    """additive, dot, general, local or none."""
+    attention: str = "auto"
+    """additive, dot, general, local or none; or monotonic: each unit of the source stands for none, one or
+    two of the target, in their order (characters and symbols alone). auto: monotonic if targets go along
+    with their sources, else general."""
     feeding: str = "none"
     """What the decoder sees beside its last unit: none, output or context (slower; see `Seq2SeqOptions`)."""
     copying: bool | None = None
@@ -204,6 +208,14 @@ class Translator(RunEstimator):
         self.notes_ += prepared.notes
         rows = np.sort(np.random.default_rng([settings.seed, 4]).permutation(len(checked))[:MOST_CHECKED])
         checks = self._encode(checked.select(rows))
+        joined = join_pairs(self.settings_, inputs, checks, self._left_s(started_s))
+        ngrams = None
+        if joined is not None:
+            if settings.joint:
+                ngrams = JointNgrams.fit(joined, seed=settings.seed, most_units=joined.most_units)
+            if settings.attention == MONOTONIC:
+                self.preparation_, inputs, checks = joined.align(self.preparation_, inputs, checks)
+            self.notes_ += joined.notes
         with kept_randomness(torch.device("cpu")):
             torch.manual_seed(settings.seed)
             self.network_ = self._build()
@@ -211,8 +223,6 @@ class Translator(RunEstimator):
             self.network_.load_state_dict(first.network_.state_dict())
         judged, note = (parts["test"], "") if "test" in parts else some_sources(checked, settings.seed)
         self.notes_ += [note] if note else []
-        ngrams, said = learn_joint(self.settings_, inputs, self._left_s(started_s))
-        self.notes_ += said
         # While training looks at how long answers take, whatever the weight will be.
         self.rescoring_ = None if ngrams is None else Rescoring(ngrams, MIDDLE_WEIGHT)
         weighed, _ = some_sources(checked, settings.seed)
@@ -224,6 +234,7 @@ class Translator(RunEstimator):
                 self.limits_,
             )  # fmt: skip
             self.notes_.append(why)
+            settings.joint = self.rescoring_ is not None
         name = "test" if "test" in parts else "validation"
         self.metrics_ = {"part": name, **self._scores(judged, f"{name} part: ")}
 
@@ -235,11 +246,12 @@ class Translator(RunEstimator):
     def _build(self) -> EncoderDecoder:
         s, p = self.settings_, self.preparation_
         return EncoderDecoder(
-            p.source_size, p.target_size, cell=s.cell, embedding_size=s.embedding_size,
+            p.source_size, p.output_size, cell=s.cell, embedding_size=s.embedding_size,
             hidden_size=s.hidden_size, encoder_layers=s.num_layers, decoder_layers=s.num_layers,
             attention=s.attention, feeding=s.feeding, copying=bool(s.copying), coverage=s.coverage,
-            tie="all" if p.shared else "output", dropout_embedding=s.dropout, dropout_between=s.dropout,
-            dropout_output=s.dropout, word_dropout=s.word_dropout, label_smoothing=s.label_smoothing,
+            tie="all" if p.shared and p.parts is None else "output", dropout_embedding=s.dropout,
+            dropout_between=s.dropout, dropout_output=s.dropout, word_dropout=s.word_dropout,
+            label_smoothing=s.label_smoothing,
         )  # fmt: skip
 
     def _train(

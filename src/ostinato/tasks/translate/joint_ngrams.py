@@ -5,30 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ostinato.data.corpus import Corpus
-from ostinato.data.joint_units import JointUnits, can_be_joined
-from ostinato.data.pair_encoding import EncodedPairs, PairPreparation
+from ostinato.data.joint_units import JointUnits
+from ostinato.data.pair_encoding import PairPreparation, Part
 from ostinato.data.vocabulary import PADDING
-from ostinato.errors import InputError
 from ostinato.tasks.kneser_ney import KneserNey
-
-if TYPE_CHECKING:
-    from ostinato.tasks.translate.estimator import Translator
+from ostinato.tasks.translate.joining import JoinedPairs
 
 JOINT = "joint_ngrams"
 """The name of their own answers among baselines."""
-KINDS = ("char", "symbol")
-LEAST_PAIRS, LEAST_JOINED, MOST_LONG, MOST_MEAN = 2000, 0.9, 60, 25
-"""Fewer pairs, or a smaller share of them that can be cut into joint units, or longer sources than most of
-these should have and than they have on average, are not learned from unless that is asked for."""
-OF_TIME, UNITS_PER_S = 0.1, 60_000
-"""Of the time that is left, and units of sources that a slow machine learns from in a second of it."""
 ORDER, ORDER_OF_FEW, FEW_UNITS = 7, 5, 50_000
 BEAM, N_BEST = 40, 20
 UNKNOWN_LOG_P = -10.0
@@ -40,8 +31,9 @@ _FIRST = 2
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Ids = Sequence[int] | NDArray[np.integer]
-Candidates = list[tuple[tuple[int, ...], float]]
-"""Targets with their log-probabilities, the best first."""
+Candidates = list[tuple[tuple[int, ...], float, tuple[int, ...]]]
+"""Targets, their log-probabilities, the best first, and for each unit of the source the joint unit of their
+most probable reading, -1 where the unit is unknown."""
 
 
 @dataclass(frozen=True)
@@ -67,28 +59,20 @@ class JointNgrams:
         object.__setattr__(self, "_first", np.searchsorted(letters, np.arange(size)))
 
     @classmethod
-    def fit(cls, inputs: EncodedPairs, *, seed: int, most_units: int | None = None) -> JointNgrams | None:
-        """Learn from pairs that have neither unknown units nor a target more than twice as long as its
-        source; None where there is none such.
+    def fit(cls, joined: JoinedPairs, *, seed: int, most_units: int | None = None) -> JointNgrams:
+        """Learn from the pairs that are cut, of which there must be some.
 
         Args:
-            inputs: the training part.
-            seed: decides which pairs the joint units are learned from, and which are learned from at all
-                where there are more than `most_units`.
-            most_units: of sources.
+            joined: the training part.
+            seed: decides which pairs are learned from where there are more than `most_units`.
+            most_units: of sources; one pair is always learned from.
         """
-        known = (np.array(inputs.unknown) == 0) & (np.array(inputs.unknown_told) == 0)
-        rows = np.flatnonzero(known)
-        lengths = inputs.source_lengths[rows]
+        units, found = joined.units, [cut for cut in joined.cuts if cut is not None]
+        lengths = np.array([len(cut) for cut in found], np.int64)
         if most_units is not None and lengths.sum() > most_units:
-            order = np.random.default_rng([seed, 8]).permutation(len(rows))
-            rows = np.sort(rows[order[np.cumsum(lengths[order]) <= most_units]])
-        sources = [inputs.source(row) for row in rows.tolist()]
-        targets = [inputs.target(row) for row in rows.tolist()]
-        units, cuts = JointUnits.fit(sources, targets, seed=seed)
-        found = [cut for cut in cuts if cut is not None]
-        if not found:
-            return None
+            order = np.random.default_rng([seed, 8]).permutation(len(found))
+            fits = max(1, int(np.searchsorted(np.cumsum(lengths[order]), most_units, "right")))
+            found = [found[row] for row in np.sort(order[:fits]).tolist()]
         ids = np.concatenate([part for cut in found for part in (cut + _FIRST, [_END])])
         ends = np.cumsum([len(cut) + 1 for cut in found])
         starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
@@ -152,12 +136,18 @@ class JointNgrams:
         told = table[units, 1:].reshape(len(units), -1)
         ends = np.searchsorted(owners, np.arange(B + 1)).tolist()
         values, targets = scores.tolist(), told.tolist()
-        for first, last in pairwise(ends):
+        sizes = (block != PADDING).sum(axis=1).tolist()
+        for b, (first, last) in enumerate(pairwise(ends)):
             sums: dict[tuple[int, ...], float] = {}
-            for value, target in zip(values[first:last], targets[first:last], strict=True):
-                key = tuple(unit for unit in target if unit)
+            readings: dict[tuple[int, ...], int] = {}
+            for place in range(first, last):
+                key, value = tuple(unit for unit in targets[place] if unit), values[place]
                 sums[key] = float(np.logaddexp(sums[key], value)) if key in sums else value
-            yield sorted(sums.items(), key=lambda one: -one[1])[:n_best]
+                best = readings.setdefault(key, place)
+                if value > values[best]:
+                    readings[key] = place
+            ranked = sorted(sums.items(), key=lambda one: -one[1])[:n_best]
+            yield [(ids, p, tuple(units[readings[ids], : sizes[b]].tolist())) for ids, p in ranked]
 
     def _options(self, letters: Integers) -> tuple[Integers, Integers]:
         """The joint units of each of n units of sources, -1 where there are none; and which each is of."""
@@ -168,6 +158,10 @@ class JointNgrams:
         parents = np.repeat(np.arange(len(letters)), several)
         within = np.arange(len(parents)) - np.repeat(np.cumsum(several) - several, several)
         return parents, np.where(counts[parents] > 0, first[parents] + within, -1)
+
+    def parts_of(self, reading: Sequence[int]) -> list[Part]:
+        """What each unit of a source stands for in a reading; an unknown one for nothing."""
+        return [self.units.parts[unit] if unit >= 0 else () for unit in reading]
 
     def say(self, preparation: PairPreparation, sources: Sequence[str]) -> list[str]:
         """Its own answers to texts."""
@@ -197,60 +191,3 @@ def _best_of_each(owners: Integers, scores: Floats, beam: int) -> Integers:
     order = np.lexsort((-scores, owners))
     rank = np.arange(len(order)) - np.searchsorted(owners, owners[order])
     return order[rank < beam]
-
-
-def learn_joint(
-    settings: Translator, inputs: EncodedPairs, left_s: float | None
-) -> tuple[JointNgrams | None, list[str]]:
-    """Joint n-grams of the training part where they are wanted; and notes.
-
-    Args:
-        settings: every choice made but `joint`, which is set here.
-        inputs: the training part.
-        left_s: of the time for everything; None without a limit.
-
-    Raises:
-        InputError: they are asked for, and the units are others or no pair can be cut into joint units.
-    """
-    s = settings
-    kinds = [kind for kind in (s.unit or "").split(",") if kind not in KINDS]
-    if s.joint and kinds:
-        raise InputError(
-            f"joint=True needs units of {' or '.join(KINDS)} on both sides, found {s.unit}; leave it out, or "
-            "name such units (unit='char,symbol')"
-        )
-    most = None if left_s is None else int(OF_TIME * left_s * UNITS_PER_S)
-    is_asked = bool(s.joint)
-    if s.joint is None:
-        s.joint = not (kinds or s.copying or s.cuts or s.beam == 1) and suits(inputs, most)
-    ngrams = JointNgrams.fit(inputs, seed=s.seed, most_units=most) if s.joint else None
-    if ngrams is None and is_asked:
-        raise InputError(
-            "joint=True: there is no pair of known units whose target is at most twice as long as its "
-            "source, or no time for one; leave it out"
-        )
-    s.joint = ngrams is not None
-    if ngrams is None:
-        return None, []
-    left_out = len(inputs) - ngrams.pairs
-    return ngrams, [
-        f"joint n-grams: {left_out:,} of {len(inputs):,} pairs were not learned from, for unknown units, a "
-        "target of more than twice its source, or the time"
-    ] if left_out else []
-
-
-def suits(inputs: EncodedPairs, most_units: int | None = None) -> bool:
-    """Whether there are enough pairs, of sources that are short and targets that may go along with them.
-
-    Args:
-        inputs: the training part.
-        most_units: of sources that there is time for.
-    """
-    lengths = inputs.source_lengths
-    return (
-        len(inputs) >= LEAST_PAIRS
-        and (most_units is None or most_units >= LEAST_PAIRS * lengths.mean())
-        and float(lengths.mean()) <= MOST_MEAN
-        and float(np.mean(lengths <= MOST_LONG)) >= LEAST_JOINED
-        and float(can_be_joined(lengths, inputs.target_lengths).mean()) >= LEAST_JOINED
-    )

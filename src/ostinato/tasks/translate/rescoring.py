@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ostinato.data.pair_encoding import START, EncodedPairs, PairPreparation
-from ostinato.models.decoding import Decoded, LengthPenalty
 from ostinato.models.seq2seq import Encoded, EncoderDecoder
-from ostinato.tasks.translate.answers import Limits, Piece, Search, beams
+from ostinato.tasks.translate.answers import (
+    Limits,
+    Piece,
+    Said,
+    Search,
+    beams,
+    found_by,
+    may_be,
+    penalty,
+    weights_of_parts,
+)
 from ostinato.tasks.translate.joint_ngrams import Candidates, JointNgrams
 from ostinato.tasks.translate.scores import token_error_rate
 from ostinato.types import map_state
 
-WEIGHTS = (0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 1.8)
+WEIGHTS = (0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 1.8, 2.7)
 MIDDLE_WEIGHT = 0.5
 _LIKELY = 15  # candidates among which the answer is
 _BELOW = 3.0  # the last of the joint model's list is what it did not list, in nats
@@ -32,19 +41,12 @@ class Candidate:
     """What may be said to one source.
 
     Attributes:
-        ids: of the target, without the end.
-        network, joint: log-probabilities by the two models.
-        score: that by the network over its length penalty.
-        has_ended: False where it was cut off because it became too long.
-        weights: (T, S) where the network looked at for each unit and the end; None where that is not kept.
+        said: with its log-probability by the network.
+        joint: log-probability by the other model.
     """
 
-    ids: tuple[int, ...]
-    network: float
+    said: Said
     joint: float
-    score: float
-    has_ended: bool = True
-    weights: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ class Rescoring:
         """An answer to each of some sources, which are units and not empty."""
         encoded = preparation.encode_units(rows)
         found: dict[int, Piece] = {}
-        for chosen, lists, joint in self._candidates(network, encoded, search, limits, attends=attends):
+        found_in = self._candidates(network, preparation, encoded, search, limits, attends=attends)
+        for chosen, lists, joint in found_in:
             best_of = choose_among(lists, self.weight)
             for row, best, second in zip(chosen.tolist(), best_of, joint, strict=True):
                 target = preparation.units_of(best.ids)
@@ -92,6 +95,7 @@ class Rescoring:
     def _candidates(
         self,
         network: EncoderDecoder,
+        preparation: PairPreparation,
         encoded: EncodedPairs,
         search: Search,
         limits: Limits,
@@ -102,16 +106,28 @@ class Rescoring:
         n = search.beam
         for chosen, memory, decoded in beams(network, encoded, search, limits, attends=attends, n_best=n):
             joint = self.ngrams.candidates([encoded.source(row) for row in chosen.tolist()])
-            lists = [_of_beam(decoded, i, one) for i, one in enumerate(joint)]
+            lists = [_of_beam(found_by(decoded, i, preparation, search), one) for i, one in enumerate(joint)]
             missing = []
             for i, one in enumerate(joint):
-                known = {candidate.ids for candidate in lists[i] if candidate.has_ended}
+                known = {candidate.said.ids for candidate in lists[i] if candidate.said.has_ended}
                 missing += [
-                    (i, ids, p) for ids, p in one if ids and ids not in known and _may_be(ids, search)
+                    _Missing(i, ids, told, p)
+                    for ids, p, reading in one
+                    if ids not in known
+                    and may_be(ids, search)
+                    and (told := self._told(preparation, ids, reading)) is not None
                 ]
-            for i, candidate in _of_joint(memory, missing, encoded.end, search, attends=attends):
+            for i, candidate in _of_joint(memory, missing, encoded.end, preparation, search, attends=attends):
                 lists[i].append(candidate)
             yield chosen, lists, joint
+
+    def _told(
+        self, preparation: PairPreparation, ids: tuple[int, ...], reading: Sequence[int]
+    ) -> tuple[int, ...] | None:
+        """What the network would have to say for a target of the joint n-grams; None where it cannot."""
+        if preparation.parts is None:
+            return ids or None
+        return preparation.said_for(self.ngrams.parts_of(reading))
 
     @classmethod
     @torch.no_grad()
@@ -142,16 +158,16 @@ class Rescoring:
             )
         encoded = preparation.encode_units(rows.values())
         lists: dict[int, list[Candidate]] = {}
-        for chosen, found, _ in cls(ngrams, 0.0)._candidates(network, encoded, search, limits):
+        for chosen, found, _ in cls(ngrams, 0.0)._candidates(network, preparation, encoded, search, limits):
             lists.update(zip(chosen.tolist(), found, strict=True))
         ordered = [lists[row] for row in range(len(rows))]
         right = [references[source] for source in rows]
 
-        def error(best: Sequence[Candidate]) -> float:
+        def error(best: Sequence[Said]) -> float:
             said = [preparation.text_of(one.ids) for one in best]
             return token_error_rate(said, right, preparation.target_units.tokens)
 
-        alone = error([one[0] for one in ordered])
+        alone = error([one[0].said for one in ordered])
         errors = {weight: error(choose_among(ordered, weight)) for weight in WEIGHTS}
         weight = min(errors, key=lambda one: errors[one])
         measured = f"token error rate {errors[weight]:.4f} with them and {alone:.4f} without"
@@ -163,32 +179,34 @@ class Rescoring:
         ), f"answers are rescored by joint n-grams, weight {weight}: {measured}, {where}"
 
 
-def _of_beam(decoded: Decoded, i: int, joint: Candidates) -> list[Candidate]:
-    """What the beam found for source i: all that ended, or else the best."""
-    listed, floor = dict(joint), joint[-1][1] - _BELOW
-    found = []
-    for k, score in enumerate(decoded.scores[i].tolist()):
-        has_ended = bool(decoded.ended[i, k])
-        if k and not (has_ended and score > -np.inf):
-            break
-        ids = tuple(decoded.tokens[i, k, : int(decoded.lengths[i, k])].tolist())
-        weights = None if decoded.attention is None else decoded.attention[i, k].cpu().numpy()
-        log_p = float(decoded.log_probs[i, k])
-        found.append(Candidate(ids, log_p, listed.get(ids, floor), score, has_ended, weights))
-    return found
+def _of_beam(found: Sequence[Said], joint: Candidates) -> list[Candidate]:
+    """What the beam found, and what the other model thinks of that."""
+    listed, floor = {ids: p for ids, p, _ in joint}, joint[-1][1] - _BELOW
+    return [Candidate(said, listed.get(said.ids, floor)) for said in found]
 
 
-def _may_be(ids: tuple[int, ...], search: Search) -> bool:
-    """Whether no n units come twice in a row of them, where the search wants that."""
-    n = search.no_repeat_ngram
-    grams = [ids[k : k + n] for k in range(len(ids) - n + 1)] if n else []
-    return len(set(grams)) == len(grams)
+@dataclass(frozen=True)
+class _Missing:
+    """A target of the joint n-grams that the beam lacks.
+
+    Attributes:
+        row: its source in the batch.
+        ids: of the target's vocabulary.
+        told: what the network would say for it.
+        joint: log-probability.
+    """
+
+    row: int
+    ids: tuple[int, ...]
+    told: tuple[int, ...]
+    joint: float
 
 
 def _of_joint(
     memory: Encoded,
-    missing: Sequence[tuple[int, tuple[int, ...], float]],
+    missing: Sequence[_Missing],
     end: int,
+    preparation: PairPreparation,
     search: Search,
     *,
     attends: bool,
@@ -197,19 +215,20 @@ def _of_joint(
 
     Args:
         memory: of a batch of sources.
-        missing: for each target its source in the batch, ids and log-probability.
+        missing: targets.
         end, search, attends: as of the beam.
+        preparation: of the network.
     """
     if not missing:
         return
     device = memory.state.row.device
-    sizes = torch.tensor([len(ids) for _, ids, _ in missing], device=device)
+    sizes = torch.tensor([len(one.told) for one in missing], device=device)
     told = torch.full((len(missing), int(sizes.max()) + 2), end)
     told[:, 0] = START
-    for place, (_, ids, _) in enumerate(missing):
-        told[place, 1 : len(ids) + 1] = torch.tensor(ids)
+    for place, one in enumerate(missing):
+        told[place, 1 : len(one.told) + 1] = torch.tensor(one.told)
     told = told.to(device)
-    owners = torch.tensor([i for i, _, _ in missing], device=device)
+    owners = torch.tensor([one.row for one in missing], device=device)
     state: Any = map_state(lambda leaf: leaf[owners], memory.state)
     total = torch.zeros(len(missing), dtype=torch.float64, device=device)
     looked: list[Tensor] = []
@@ -220,29 +239,32 @@ def _of_joint(
         if attends:
             looked += weights
     seen = torch.stack(looked, 1).cpu().numpy() if looked else None
-    length = LengthPenalty(search.length_penalty, "plain").divisor(sizes + 1)
-    for place, ((i, ids, joint), log_p, score) in enumerate(
-        zip(missing, total.tolist(), (total / length).tolist(), strict=True)
-    ):
-        yield i, Candidate(ids, log_p, joint, score, weights=None if seen is None else seen[place])
+    for place, (one, log_p) in enumerate(zip(missing, total.tolist(), strict=True)):
+        said = Said(
+            one.told, log_p, log_p / penalty(len(one.ids), search),
+            weights=None if seen is None else seen[place],
+        )  # fmt: skip
+        if preparation.parts is not None:
+            said = replace(said, ids=one.ids, weights=weights_of_parts(said, preparation))
+        yield one.row, Candidate(said, one.joint)
 
 
-def choose_among(lists: Sequence[Sequence[Candidate]], weight: float) -> list[Candidate]:
+def choose_among(lists: Sequence[Sequence[Candidate]], weight: float) -> list[Said]:
     """The candidate of least expected error for each source; one that ended, where there is one."""
     likely: list[list[Candidate]] = []
     for one in lists:
-        whole = [candidate for candidate in one if candidate.has_ended] or list(one)
+        whole = [candidate for candidate in one if candidate.said.has_ended] or list(one)
         likely.append(sorted(whole, key=lambda c: -_mean(c, weight))[:_LIKELY])
     counts = np.array([len(one) for one in likely], np.int64)
     firsts = np.cumsum(counts) - counts
-    every = [candidate for one in likely for candidate in one]
+    every = [candidate.said for one in likely for candidate in one]
     p = np.concatenate(
         [_shares(np.array([_mean(candidate, weight) for candidate in one])) for one in likely]
     )  # fmt: skip
-    lengths = np.array([len(candidate.ids) for candidate in every], np.int64)
+    lengths = np.array([len(said.ids) for said in every], np.int64)
     tokens = np.full((len(every), int(lengths.max(initial=0))), -1, np.int64)
-    for place, candidate in enumerate(every):
-        tokens[place, : len(candidate.ids)] = candidate.ids
+    for place, said in enumerate(every):
+        tokens[place, : len(said.ids)] = said.ids
     pairs = [
         np.stack(np.triu_indices(n, 1)) + first
         for n, first in zip(counts.tolist(), firsts.tolist(), strict=True)
@@ -257,7 +279,7 @@ def choose_among(lists: Sequence[Sequence[Candidate]], weight: float) -> list[Ca
 
 
 def _mean(candidate: Candidate, weight: float) -> float:
-    return (candidate.network + weight * candidate.joint) / (1 + weight)
+    return (candidate.said.log_p + weight * candidate.joint) / (1 + weight)
 
 
 def _shares(scores: NDArray[np.float64]) -> NDArray[np.float64]:
