@@ -42,7 +42,7 @@ def made():
     spelled = words(500)
     told = [sounds(word) for word in spelled]
     preparation = PairPreparation.fit(spelled, told, units=("char", "symbol"), shared=False, size=100)
-    return JointNgrams.fit(JoinedPairs.of(preparation.encode(spelled, told), seed=0), seed=0), preparation
+    return JointNgrams.fit(JoinedPairs.of(preparation.encode(spelled, told), seed=0)), preparation
 
 
 @pytest.fixture(scope="module")
@@ -113,11 +113,13 @@ def test_stored_joint_ngrams_say_the_same(made):
 def test_pairs_that_are_left_out(made):
     _, preparation = made
     assert JoinedPairs.of(preparation.encode(["aq", "a"], ["AE1", "AE1 AE1 AE1"]), seed=0) is None
-    joined = JoinedPairs.of(preparation.encode(["ab"] * 10 + ["q"], ["AE1 B"] * 10 + [""]), seed=0)
-    assert joined.notes[0].startswith("1 of 11 pairs cannot be cut")
-    assert JointNgrams.fit(joined, seed=0).pairs == 10
-    assert JointNgrams.fit(joined, seed=0, most_units=6).pairs == 3
-    assert JointNgrams.fit(joined, seed=0, most_units=1).pairs == 1
+    inputs = preparation.encode(["ab"] * 10 + ["q"], ["AE1 B"] * 10 + [""])
+    joined = JoinedPairs.of(inputs, seed=0)
+    assert joined.notes[0].startswith("1 of 11 pairs were not cut")
+    assert JointNgrams.fit(joined).pairs == 10
+    for most, pairs in ((6, 3), (7, 3), (1, 1)):
+        some = JoinedPairs.of(inputs, seed=0, most_units=most)
+        assert JointNgrams.fit(some).pairs == sum(cut is not None for cut in some.cuts) == pairs
 
 
 def test_edit_distances_are_those_of_the_textbook():

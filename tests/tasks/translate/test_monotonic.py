@@ -173,6 +173,7 @@ def test_a_run_can_start_another(fitted, tmp_path):
     assert again.settings_.attention == "monotonic"
     assert again.preparation_.parts == ot.load(run).preparation_.parts
     assert again.metrics_["model"]["lstm"]["token_error_rate"] < 0.2
+    assert any("need what no unit of a source stands for in the run" in note for note in again.notes_)
     with pytest.raises(InputError, match="attention='general': the run in init="):
         ot.Translator(init=str(run), attention="general").fit(others)
 
@@ -193,7 +194,7 @@ def test_what_cannot_be_is_refused(given, options, message):
 
 def test_held_out_pairs_that_cannot_be_said_are_refused_or_let_go(monkeypatch):
     valid, units = [("ab", "A B C D E")] * 5, {"unit": "char,symbol", "epochs": 1}
-    with pytest.raises(InputError, match="attention='monotonic': none of the 5 held-out pairs can be cut"):
+    with pytest.raises(InputError, match="none of the 5 pairs of the validation part can be said"):
         ot.Translator(**SMALL, **units).fit(pairs(40), valid=valid)
     monkeypatch.setattr(joining, "LEAST_PAIRS", 10)
     given = {**SMALL, **units, "attention": "auto"}

@@ -99,9 +99,18 @@ def test_attention_and_beams_are_given_on_request(fitted):
     assert translator.notes_[0].startswith("1 sources of more than")
 
 
-def test_a_run_that_was_interrupted_goes_on_as_if_it_was_not(tmp_path, monkeypatch):
-    rows = pairs()
-    whole = ot.Translator(**SMALL, unit="word").fit(rows)
+@pytest.mark.parametrize(
+    ("rows", "options"),
+    [
+        (pairs(), {"unit": "word"}),
+        ([(a[0] + b[-4:], f"{a[0]} {b[-4]} {b[-3:]}") for a, b in pairs()],
+         {"unit": "char,symbol", "attention": "monotonic", "joint": True}),
+    ],
+    ids=["general", "monotonic"],
+)  # fmt: skip
+def test_a_run_that_was_interrupted_goes_on_as_if_it_was_not(rows, options, tmp_path, monkeypatch):
+    given = {**SMALL, **options}
+    whole = ot.Translator(**given).fit(rows)
     from ostinato.training import loop
 
     steps = 0
@@ -125,20 +134,20 @@ def test_a_run_that_was_interrupted_goes_on_as_if_it_was_not(tmp_path, monkeypat
 
     monkeypatch.setattr(module, "training_settings", often)
     with pytest.raises(KeyboardInterrupt):
-        ot.Translator(**SMALL, unit="word").fit(rows, out=tmp_path / "run")
+        ot.Translator(**given).fit(rows, out=tmp_path / "run")
     monkeypatch.setattr(loop._Run, "_step", original)
     with pytest.raises(InputError, match=r"begun with other parameters \(dropout None → 0.4"):
-        ot.Translator(**{**SMALL, "dropout": 0.4}, unit="word").fit(rows, out=tmp_path / "run", resume=True)
-    resumed = ot.Translator(**SMALL, unit="word").fit(rows, out=tmp_path / "run", resume=True)
+        ot.Translator(**{**given, "dropout": 0.4}).fit(rows, out=tmp_path / "run", resume=True)
+    resumed = ot.Translator(**given).fit(rows, out=tmp_path / "run", resume=True)
     for mine, theirs in zip(whole.network_.parameters(), resumed.network_.parameters(), strict=True):
         assert torch.equal(mine, theirs)
     assert resumed.metrics_ == whole.metrics_
-    finished = ot.Translator(**SMALL, unit="word").fit(rows, out=tmp_path / "run", resume=True)
+    finished = ot.Translator(**given).fit(rows, out=tmp_path / "run", resume=True)
     assert finished.metrics_ == whole.metrics_
     with pytest.raises(InputError, match="made with other parameters"):
-        ot.Translator(**{**SMALL, "epochs": 2}, unit="word").fit(rows, out=tmp_path / "run", resume=True)
+        ot.Translator(**{**given, "epochs": 2}).fit(rows, out=tmp_path / "run", resume=True)
     with pytest.raises(InputError, match="made from other data"):
-        ot.Translator(**SMALL, unit="word").fit(rows[1:], out=tmp_path / "run", resume=True)
+        ot.Translator(**given).fit(rows[1:], out=tmp_path / "run", resume=True)
 
 
 def test_the_same_seed_gives_the_same_network():

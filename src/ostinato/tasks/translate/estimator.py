@@ -208,14 +208,13 @@ class Translator(RunEstimator):
         self.notes_ += prepared.notes
         rows = np.sort(np.random.default_rng([settings.seed, 4]).permutation(len(checked))[:MOST_CHECKED])
         checks = self._encode(checked.select(rows))
-        joined = join_pairs(self.settings_, inputs, checks, self._left_s(started_s))
-        ngrams = None
+        joined = join_pairs(settings, inputs, checks)
+        ngrams = JointNgrams.fit(joined) if joined is not None and settings.joint else None
         if joined is not None:
-            if settings.joint:
-                ngrams = JointNgrams.fit(joined, seed=settings.seed, most_units=joined.most_units)
-            if settings.attention == MONOTONIC:
-                self.preparation_, inputs, checks = joined.align(self.preparation_, inputs, checks)
             self.notes_ += joined.notes
+        if joined is not None and settings.attention == MONOTONIC:
+            self.preparation_, inputs, checks, said = joined.align(prepared.preparation, inputs, checks)
+            self.notes_ += said
         with kept_randomness(torch.device("cpu")):
             torch.manual_seed(settings.seed)
             self.network_ = self._build()

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ostinato.data.joint_units import JointUnits, can_be_joined
-from ostinato.data.pair_encoding import EncodedPairs, PairPreparation, Part
+from ostinato.data.pair_encoding import EncodedPairs, PairPreparation
 from ostinato.errors import InputError
 from ostinato.models.seq2seq_options import MONOTONIC
 
@@ -24,7 +24,7 @@ LEAST_PAIRS, LEAST_JOINED, MOST_LONG, MOST_MEAN = 2000, 0.9, 60, 25
 """Fewer pairs, or a smaller share of them that can be cut into joint units, or longer sources than most of
 these should have and than they have on average, are not cut unless that is asked for."""
 OF_TIME, UNITS_PER_S = 0.1, 60_000
-"""Of the time that is left, and units of sources that a slow machine cuts and counts in a second of it."""
+"""Of the time for everything, and units of sources that a slow machine cuts and counts in a second of it."""
 
 Cuts = list[NDArray[np.int64] | None]
 
@@ -37,13 +37,11 @@ class JoinedPairs:
         units: joint.
         cuts: of the training part, pair by pair.
         checked: of what is held out.
-        most_units: of sources, that n-grams have time for; None: of all.
     """
 
     units: JointUnits
     cuts: Cuts
     checked: Cuts
-    most_units: int | None = None
 
     @classmethod
     def of(
@@ -59,14 +57,20 @@ class JoinedPairs:
         Args:
             inputs: the training part, as units of targets.
             checks: what is held out, of which nothing is learned.
-            seed: of `JointUnits.fit`.
-            most_units: is kept.
+            seed: of `JointUnits.fit`, and of which pairs are cut where their sources have more units than
+            `most_units`.
+            most_units: None: no matter how many; one pair of the training part is always cut.
         """
         parts = [inputs] if checks is None else [inputs, checks]
         known = [
             np.flatnonzero((np.array(part.unknown) == 0) & (np.array(part.unknown_told) == 0)).tolist()
             for part in parts
         ]
+        lengths = inputs.source_lengths[known[0]]
+        if most_units is not None and lengths.sum() > most_units:
+            order = np.random.default_rng([seed, 8]).permutation(len(lengths))
+            fits = max(1, int(np.searchsorted(np.cumsum(lengths[order]), most_units, "right")))
+            known[0] = [known[0][place] for place in np.sort(order[:fits]).tolist()]
         told = [(part, row) for part, rows in zip(parts, known, strict=True) for row in rows]
         others = len(told) - len(known[0])
         units, found = JointUnits.fit(
@@ -78,50 +82,56 @@ class JoinedPairs:
         cuts: list[Cuts] = [[None] * len(part) for part in parts]
         for (part, row), cut in zip(told, found, strict=True):
             cuts[0 if part is inputs else 1][row] = cut
-        return cls(units, cuts[0], [] if checks is None else cuts[1], most_units)
-
-    @property
-    def count(self) -> int:
-        """How many pairs of the training part are cut."""
-        return sum(cut is not None for cut in self.cuts)
+        return cls(units, cuts[0], [] if checks is None else cuts[1])
 
     @property
     def notes(self) -> list[str]:
         """How many pairs were not cut."""
-        N = len(self.cuts)
-        if (left_out := N - self.count) == 0:
-            return []
-        return [
-            f"{left_out:,} of {N:,} pairs cannot be cut into what each unit of the source stands for: "
-            "unknown units, or a target of more than twice its source"
-        ]
+        found = []
+        for name, cuts in (("", self.cuts), ("held-out ", self.checked)):
+            if left_out := sum(cut is None for cut in cuts):
+                found.append(
+                    f"{left_out:,} of {len(cuts):,} {name}pairs were not cut into what units of the source "
+                    "stand for: unknown units, a target of more than twice its source, or the time"
+                )
+        return found
 
     def align(
         self, preparation: PairPreparation, inputs: EncodedPairs, checks: EncodedPairs
-    ) -> tuple[PairPreparation, EncodedPairs, EncodedPairs]:
-        """For monotonic attention: a preparation with parts, where it has none yet, and both parts of the
-        data with these in place of targets, without the pairs that cannot be said by them."""
+    ) -> tuple[PairPreparation, EncodedPairs, EncodedPairs, list[str]]:
+        """For monotonic attention: a preparation with parts, where it has none yet; both parts of the data
+        with these in place of targets, without the pairs that cannot be said by them; and notes.
+
+        Raises:
+            InputError: no pair is left of one of them, as may be where the parts are those of another run.
+        """
         if preparation.parts is None:
             preparation = replace(preparation, parts=tuple(sorted(set(self.units.parts))))
-        rows = self._rows_of_parts(self.cuts), self._rows_of_parts(self.checked)
-        return preparation, preparation.in_parts(inputs, rows[0]), preparation.in_parts(checks, rows[1])
-
-    def _rows_of_parts(self, cuts: Cuts) -> list[list[Part] | None]:
-        """The parts of each pair."""
         part = self.units.parts
-        return [None if cut is None else [part[unit] for unit in cut.tolist()] for cut in cuts]
+        aligned, notes = [], []
+        for name, pairs, cuts in (("training", inputs, self.cuts), ("validation", checks, self.checked)):
+            rows = [None if cut is None else [part[unit] for unit in cut.tolist()] for cut in cuts]
+            aligned.append(preparation.in_parts(pairs, rows))
+            if not len(aligned[-1]):
+                raise InputError(
+                    f"attention={MONOTONIC!r}: none of the {len(pairs):,} pairs of the {name} part can be "
+                    "said by what units of a source stand for; give other pairs, or another attention"
+                )
+            if left_out := sum(row is not None for row in rows) - len(aligned[-1]):
+                notes.append(
+                    f"{left_out:,} of {len(pairs):,} pairs of the {name} part need what no unit of a source "
+                    "stands for in the run that init names, and are left out"
+                )
+        return preparation, aligned[0], aligned[1], notes
 
 
-def join_pairs(
-    settings: Translator, inputs: EncodedPairs, checks: EncodedPairs, left_s: float | None
-) -> JoinedPairs | None:
+def join_pairs(settings: Translator, inputs: EncodedPairs, checks: EncodedPairs) -> JoinedPairs | None:
     """Cut the pairs where a model needs that, and choose which do.
 
     Args:
         settings: every choice made but `attention` and `joint`, which are set here.
         inputs: the training part.
         checks: what is held out.
-        left_s: of the time for everything; None without a limit.
 
     Raises:
         InputError: such a model is asked for, and the units are others or no pair can be cut.
@@ -136,7 +146,8 @@ def join_pairs(
             f"{asked[0]} needs units of {' or '.join(KINDS)} on both sides, found {s.unit}; leave it out, or "
             "name such units (unit='char,symbol')"
         )
-    most = None if left_s is None else int(OF_TIME * left_s * UNITS_PER_S)
+    # By the time for everything, not what is left of it: a run that is resumed cuts the same pairs.
+    most = None if s.max_time_s is None else int(OF_TIME * s.max_time_s * UNITS_PER_S)
     suited = not (others or s.copying or s.cuts) and suits(inputs, most)
     joint = s.joint if s.joint is not None else suited and s.beam > 1
     is_monotonic = s.attention == MONOTONIC
@@ -149,11 +160,6 @@ def join_pairs(
             "source; leave it out"
         )
     can_be_checked = joined is not None and any(cut is not None for cut in joined.checked)
-    if s.attention == MONOTONIC and not can_be_checked:
-        raise InputError(
-            f"{asked[-1]}: none of the {len(checks):,} held-out pairs can be cut like those of the training "
-            "part; give more pairs, or leave it out"
-        )
     s.joint = bool(joint and joined is not None)
     if s.attention == AUTO:
         s.attention = MONOTONIC if is_monotonic and can_be_checked else USUAL

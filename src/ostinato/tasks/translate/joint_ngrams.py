@@ -59,20 +59,9 @@ class JointNgrams:
         object.__setattr__(self, "_first", np.searchsorted(letters, np.arange(size)))
 
     @classmethod
-    def fit(cls, joined: JoinedPairs, *, seed: int, most_units: int | None = None) -> JointNgrams:
-        """Learn from the pairs that are cut, of which there must be some.
-
-        Args:
-            joined: the training part.
-            seed: decides which pairs are learned from where there are more than `most_units`.
-            most_units: of sources; one pair is always learned from.
-        """
+    def fit(cls, joined: JoinedPairs) -> JointNgrams:
+        """Learn from the pairs of the training part that are cut."""
         units, found = joined.units, [cut for cut in joined.cuts if cut is not None]
-        lengths = np.array([len(cut) for cut in found], np.int64)
-        if most_units is not None and lengths.sum() > most_units:
-            order = np.random.default_rng([seed, 8]).permutation(len(found))
-            fits = max(1, int(np.searchsorted(np.cumsum(lengths[order]), most_units, "right")))
-            found = [found[row] for row in np.sort(order[:fits]).tolist()]
         ids = np.concatenate([part for cut in found for part in (cut + _FIRST, [_END])])
         ends = np.cumsum([len(cut) + 1 for cut in found])
         starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
