@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import ostinato as ot
-from ostinato.data.pair_encoding import FIRST_PART
+from ostinato.data.joint_units import JointUnits
+from ostinato.data.pair_encoding import FIRST_PART, PairPreparation
 from ostinato.errors import InputError
 from ostinato.tasks.translate import answers, joining, rescoring
 from ostinato.tasks.translate.answers import Said, Search, found_by, may_be
@@ -143,6 +144,11 @@ def test_what_joint_n_grams_list_has_the_probability_of_the_beam(hardly):
                 assert candidate.said.log_p == pytest.approx(beams[i][one.told], abs=1e-3)
 
 
+def test_parts_that_are_all_the_same_are_told():
+    joined = joining.JoinedPairs(JointUnits(np.array([[2, 7, 0], [3, 7, 0]])), [np.array([0, 1, 0])], [])
+    assert joined.told_by_units == 1.0
+
+
 def test_it_is_chosen_where_it_suits(monkeypatch):
     monkeypatch.setattr(joining, "LEAST_PAIRS", 100)
     short = {**SMALL, "attention": "auto", "epochs": 1}
@@ -161,6 +167,23 @@ def test_it_is_chosen_where_it_suits(monkeypatch):
     monkeypatch.setattr(joining, "LEAST_PAIRS", 1000)
     few = ot.Translator(**short).fit(pairs(150)).settings_
     assert (few.attention, few.joint) == ("general", False)
+
+
+@pytest.mark.parametrize(
+    ("said", "least", "most"),
+    [(lambda w: w.upper(), 1.0, 1.0), (lambda w: w[::-1], 0.0, 0.3)],
+    ids=["same order", "backwards"],
+)
+def test_whether_targets_go_along_is_measured(said, least, most, monkeypatch):
+    spelled = ["".join(random.Random(i).choices("abcdefgh", k=3 + i % 6)) for i in range(400)]
+    told = [said(word) for word in spelled]
+    preparation = PairPreparation.fit(spelled, told, units=("char", "char"), shared=False, size=100)
+    found = joining.JoinedPairs.of(preparation.encode(spelled, told), seed=0).told_by_units
+    assert least - 1e-9 <= found <= most + 1e-9
+    monkeypatch.setattr(joining, "LEAST_PAIRS", 100)
+    given = {**SMALL, "attention": "auto", "joint": False, "epochs": 1, "unit": "char"}
+    chosen = ot.Translator(**given).fit(spelled, told).settings_.attention
+    assert chosen == ("monotonic" if found > 0.5 else "general")
 
 
 def test_a_run_can_start_another(fitted, tmp_path):

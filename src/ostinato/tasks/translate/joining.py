@@ -4,7 +4,7 @@ attention, and joint n-grams. Whether pairs are such that both are of use."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ AUTO, USUAL = "auto", "general"
 LEAST_PAIRS, LEAST_JOINED, MOST_LONG, MOST_MEAN = 2000, 0.9, 60, 25
 """Fewer pairs, or a smaller share of them that can be cut into joint units, or longer sources than most of
 these should have and than they have on average, are not cut unless that is asked for."""
+LEAST_TOLD = 0.5
+"""Less of `told_by_units` have pairs in other orders (words and these backwards: 0.2; letters and their
+phonemes: 0.64), for which a network has to look around."""
 OF_TIME, UNITS_PER_S = 0.1, 60_000
 """Of the time for everything, and units of sources that a slow machine cuts and counts in a second of it."""
 
@@ -83,6 +86,16 @@ class JoinedPairs:
         for (part, row), cut in zip(told, found, strict=True):
             cuts[0 if part is inputs else 1][row] = cut
         return cls(units, cuts[0], [] if checks is None else cuts[1])
+
+    @property
+    def told_by_units(self) -> float:
+        """Which share of the entropy of what units stand for is gone where the unit is known, 0 … 1."""
+        cuts = [cut for cut in self.cuts if cut is not None]
+        share = np.bincount(np.concatenate(cuts), minlength=len(self.units.table)) / sum(map(len, cuts))
+        _, part = np.unique(self.units.table[:, 1:], axis=0, return_inverse=True)
+        of_parts = _entropy(np.bincount(part.ravel(), share))
+        together = _entropy(np.bincount(self.units.table[:, 0], share)) + of_parts - _entropy(share)
+        return together / of_parts if of_parts else 1.0
 
     @property
     def notes(self) -> list[str]:
@@ -159,11 +172,18 @@ def join_pairs(settings: Translator, inputs: EncodedPairs, checks: EncodedPairs)
             f"{asked[0]}: there is no pair of known units whose target is at most twice as long as its "
             "source; leave it out"
         )
-    can_be_checked = joined is not None and any(cut is not None for cut in joined.checked)
     s.joint = bool(joint and joined is not None)
     if s.attention == AUTO:
-        s.attention = MONOTONIC if is_monotonic and can_be_checked else USUAL
+        goes_along = joined is not None and joined.told_by_units >= LEAST_TOLD
+        can_be_checked = joined is not None and any(cut is not None for cut in joined.checked)
+        s.attention = MONOTONIC if is_monotonic and goes_along and can_be_checked else USUAL
     return joined
+
+
+def _entropy(shares: NDArray[Any]) -> float:
+    """In nats."""
+    some = shares[shares > 0]
+    return float(-(some * np.log(some)).sum())
 
 
 def suits(inputs: EncodedPairs, most_units: int | None = None) -> bool:
