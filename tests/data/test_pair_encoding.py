@@ -1,11 +1,12 @@
 """Pairs to numbers and back: starts and ends, padding, words that are copied, one vocabulary or two."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
-from ostinato.data.pair_encoding import START, PairPreparation
+from ostinato.data.pair_encoding import FIRST_PART, START, PairPreparation
 from ostinato.data.vocabulary import UNKNOWN
 from ostinato.errors import InputError, RunFolderError
 
@@ -101,3 +102,30 @@ def test_rare_words_are_unknown_and_are_never_said():
     assert ids[1] == UNKNOWN
     assert preparation.text_of([0, *ids, preparation.end]) == "dog"
     assert np.all(preparation.encode([""]).source_lengths == 0)
+
+
+def test_parts_take_the_place_of_units():
+    plain = PairPreparation.fit(
+        ["xa", "ha"], ["K S A", "A"], units=("char", "symbol"), shared=False, size=100
+    )
+    k, s, a = plain.target_vocabulary.ids(["K", "S", "A"])
+    preparation = dataclasses.replace(plain, parts=((), (a,), (k, s)))
+    silent, one, two = (FIRST_PART + i for i in range(3))
+    assert (plain.output_size, preparation.output_size) == (plain.target_size, FIRST_PART + 3)
+    rows = [[(k, s), (a,)], [(), (a,)], None, [(s,), (a,)]]
+    encoded = preparation.in_parts(plain.encode(["xa", "ha", "a", "xa"], ["K S A", "A", "", "S A"]), rows)
+    assert len(encoded) == 2  # one was not cut, and no part is S alone
+    batch = encoded.batch([1, 0])
+    assert batch.target_in.tolist() == [[START, silent], [START, two]]
+    assert batch.target_out.tolist() == [[silent, one], [two, one]]
+    assert batch.target_lengths.tolist() == batch.source_lengths.tolist() == [2, 2]
+    assert preparation.said_for([(k, s), ()]) == (two, silent)
+    assert preparation.said_for([(s,)]) is None
+    assert preparation.ids_of([START, two, silent, one]) == (k, s, a)
+    assert preparation.units_of(preparation.ids_of([two, one])) == ["K", "S", "A"]
+    assert plain.ids_of([a, k]) == (a, k)
+    again = PairPreparation.from_json(json.loads(json.dumps(preparation.to_json())))
+    assert again.parts == preparation.parts
+    assert PairPreparation.from_json(plain.to_json()).parts is None
+    asked = preparation.encode_units([["x"], []])
+    assert (asked.is_aligned, asked.end) == (True, preparation.output_size)
