@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ostinato.data.pair_files import Pairs
 from ostinato.data.pair_units import check_unit, choose_unit
 from ostinato.errors import InputError
+from ostinato.models.seq2seq_options import MONOTONIC
 
 if TYPE_CHECKING:
     from ostinato.tasks.translate.estimator import Translator
@@ -22,11 +23,13 @@ _SAME_LANGUAGE, _SAME_LETTERS = 0.5, 0.9
 _OF_TRAINING, _SPEED_HZ, _PRODUCTS, _FEWEST = 0.8, 5e10, 36.0, 2.5
 _FASTER = 4.0  # a machine than that
 MOST_READ = 400  # units of a source whose beginning alone is read
+MANY = 6  # passes, after which monotonic attention knows a training part by heart
 SHORT, LONG = ("char", "symbol"), ("word", "bpe")
 
 
 def choose(settings: Translator, data: Pairs, first: Translator | None) -> list[str]:
-    """Give every parameter that is None a value; notes about what was judged from the texts.
+    """Give every parameter that is None a value, but those of `choose_network`; notes about what was judged
+    from the texts.
 
     Args:
         settings: is changed.
@@ -46,20 +49,38 @@ def choose(settings: Translator, data: Pairs, first: Translator | None) -> list[
         kinds = source, target
     copies = bool(settings.defaults["copying"] if settings.copying is None else settings.copying)
     words = count_words(data.sources) + count_words(data.targets)
-    units = words * 1.2 if kinds[1] in LONG else 2.0 * words
     chosen = {
         "vocabulary_size": vocabulary_size(kinds, words, copies=copies),
         "shared": is_better_shared(kinds, data.sources, data.targets),
-        **chosen_parameters(settings, kinds, len(data), units / len(data)),
+        "held_out": float(np.clip(2000 / max(len(data), 1), 0.005, 0.1)),
         **settings.defaults,
     }
     if settings.cuts:
         chosen["max_source_length"] = MOST_READ
+    _fill(settings, chosen)
+    settings.unit = ",".join(kinds)
+    return [note] if note else []
+
+
+def choose_network(settings: Translator, data: Pairs) -> None:
+    """Give a value to the parameters of the network and its training that are None.
+
+    Args:
+        settings: is changed; units and attention are chosen.
+        data: to learn from.
+    """
+    assert settings.unit is not None
+    assert data.targets is not None
+    source, target = settings.unit.split(",")
+    words = count_words(data.sources) + count_words(data.targets)
+    units = words * 1.2 if target in LONG else 2.0 * words
+    _fill(settings, chosen_parameters(settings, (source, target), len(data), units / len(data)))
+
+
+def _fill(settings: Translator, chosen: Mapping[str, Any]) -> None:
     for name, value in chosen.items():
         if getattr(settings, name) is None:
             setattr(settings, name, value)
-    settings.unit = ",".join(kinds)
-    return [note] if note else []
 
 
 def choose_units(unit: str | None, sources: Sequence[str], targets: Sequence[str]) -> tuple[str, str, str]:
@@ -144,16 +165,24 @@ def vocabulary_size(kinds: tuple[str, str], words: int, *, copies: bool) -> int:
 
 
 def network_sizes(
-    kinds: tuple[str, str], pairs: int, units: float, max_time_s: float | None
+    kinds: tuple[str, str], pairs: int, units: float, max_time_s: float | None, *, is_monotonic: bool = False
 ) -> dict[str, int]:
-    """Widths of the network: by the amount of data, and smaller where a few passes would not fit the time."""
+    """Widths of the network: by the amount of data, and smaller where a few passes would not fit the time.
+
+    With monotonic attention, which a few passes teach nearly all, more than usual where there is time for
+    many.
+    """
     if kinds[1] in SHORT:
         hidden = 256 if pairs >= 10_000 else 128
     else:
         hidden = 512 if pairs >= 20_000 else 256 if pairs >= 2_000 else 128
+    if is_monotonic and max_time_s is not None and pairs >= 10_000:
+        wide = hidden * 3 // 2
+        hidden = wide if passes(wide, pairs * units, max_time_s) >= MANY else hidden
     while max_time_s is not None and hidden > 64 and passes(hidden, pairs * units, max_time_s) < _FEWEST:
         hidden //= 2
-    return {"hidden_size": hidden, "embedding_size": max(hidden // 2, 64), "num_layers": 1}
+    embedding = 128 if is_monotonic else hidden // 2
+    return {"hidden_size": hidden, "embedding_size": max(min(hidden, embedding), 64), "num_layers": 1}
 
 
 def passes(hidden: int, units: float, max_time_s: float) -> float:
@@ -169,10 +198,18 @@ def usual_epochs(pairs: int, units: float, hidden: int, max_time_s: float | None
     return max(1, round(min(3 * usual, _FASTER * passes(hidden, pairs * units, max_time_s))))
 
 
-def usual_dropout(kinds: tuple[str, str], pairs: int) -> float:
-    """Less where there is much to learn from: there the time ends before the network knows it by heart."""
+def usual_dropout(kinds: tuple[str, str], pairs: int, *, is_overfitting: bool = False) -> float:
+    """Less where there is much to learn from: there the time ends before the network knows it by heart.
+
+    Args:
+        kinds: of units.
+        pairs: N.
+        is_overfitting: whether it does not.
+    """
     if pairs < 10_000:
         return 0.3
+    if is_overfitting:
+        return 0.25
     return 0.1 if kinds[1] in SHORT else 0.2
 
 
@@ -197,17 +234,20 @@ def longest(lengths: NDArray[np.int64]) -> int:
 def chosen_parameters(
     settings: Translator, kinds: tuple[str, str], pairs: int, units: float
 ) -> dict[str, Any]:
-    """A value for every parameter that may be None, but for units and vocabularies."""
-    sizes = network_sizes(kinds, pairs, units, settings.max_time_s)
+    """A value for every parameter of the network and its training that may be None."""
+    limit_s, is_monotonic = settings.max_time_s, settings.attention == MONOTONIC
+    sizes = network_sizes(kinds, pairs, units, limit_s, is_monotonic=is_monotonic)
     hidden = settings.hidden_size or sizes["hidden_size"]
+    epochs = usual_epochs(pairs, units, hidden, limit_s)
+    expected = epochs if limit_s is None else passes(hidden, pairs * units, limit_s)
     return {
         "cell": "lstm",
         **sizes,
-        "dropout": usual_dropout(kinds, pairs),
-        "epochs": usual_epochs(pairs, units, hidden, settings.max_time_s),
+        "dropout": usual_dropout(kinds, pairs, is_overfitting=is_monotonic and expected >= MANY),
+        "epochs": epochs,
         "batch_size": batch_size(pairs, units),
         "learning_rate": 2e-3,
         "weight_decay": 1e-4,
-        "label_smoothing": 0.1,
-        "held_out": float(np.clip(2000 / max(pairs, 1), 0.005, 0.1)),
+        # What probabilities are mixed with those of n-grams must not be smoothed.
+        "label_smoothing": 0.0 if is_monotonic else 0.1,
     }

@@ -23,7 +23,7 @@ from ostinato.tasks.run_estimator import RunEstimator
 from ostinato.tasks.translate import storage
 from ostinato.tasks.translate.answers import LOOKAHEAD, Answer, Search, answer, joined, notes_about
 from ostinato.tasks.translate.checks import checked_parameters
-from ostinato.tasks.translate.choosing import choose
+from ostinato.tasks.translate.choosing import choose, choose_network
 from ostinato.tasks.translate.fitting import Training, training_settings
 from ostinato.tasks.translate.joining import join_pairs
 from ostinato.tasks.translate.joint_ngrams import JOINT, JointNgrams
@@ -209,6 +209,7 @@ class Translator(RunEstimator):
         rows = np.sort(np.random.default_rng([settings.seed, 4]).permutation(len(checked))[:MOST_CHECKED])
         checks = self._encode(checked.select(rows))
         joined = join_pairs(settings, inputs, checks)
+        choose_network(settings, data)
         ngrams = JointNgrams.fit(joined) if joined is not None and settings.joint else None
         if joined is not None:
             self.notes_ += joined.notes
