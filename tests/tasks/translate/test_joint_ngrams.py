@@ -95,7 +95,7 @@ def test_a_target_has_the_probability_of_all_its_readings(made):
     for one in first:
         for two in second:
             p, contexts = 0.0, ngrams.ngrams.after_start(1, 1)
-            for unit in (one + 2, two + 2, 0):
+            for unit in (two + 2, one + 2, 0):
                 said, contexts = ngrams.ngrams.extend(contexts, np.array([unit]))
                 p += said[0]
             total = np.logaddexp(total, p)

@@ -23,7 +23,7 @@ _SAME_LANGUAGE, _SAME_LETTERS = 0.5, 0.9
 _OF_TRAINING, _SPEED_HZ, _PRODUCTS, _FEWEST = 0.8, 5e10, 36.0, 2.5
 _FASTER = 4.0  # a machine than that
 MOST_READ = 400  # units of a source whose beginning alone is read
-MANY = 6  # passes, after which monotonic attention knows a training part by heart
+MANY = 12  # passes, in which monotonic attention learns a training part by heart
 SHORT, LONG = ("char", "symbol"), ("word", "bpe")
 
 
@@ -165,24 +165,16 @@ def vocabulary_size(kinds: tuple[str, str], words: int, *, copies: bool) -> int:
 
 
 def network_sizes(
-    kinds: tuple[str, str], pairs: int, units: float, max_time_s: float | None, *, is_monotonic: bool = False
+    kinds: tuple[str, str], pairs: int, units: float, max_time_s: float | None
 ) -> dict[str, int]:
-    """Widths of the network: by the amount of data, and smaller where a few passes would not fit the time.
-
-    With monotonic attention, which a few passes teach nearly all, more than usual where there is time for
-    many.
-    """
+    """Widths of the network: by the amount of data, and smaller where a few passes would not fit the time."""
     if kinds[1] in SHORT:
         hidden = 256 if pairs >= 10_000 else 128
     else:
         hidden = 512 if pairs >= 20_000 else 256 if pairs >= 2_000 else 128
-    if is_monotonic and max_time_s is not None and pairs >= 10_000:
-        wide = hidden * 3 // 2
-        hidden = wide if passes(wide, pairs * units, max_time_s) >= MANY else hidden
     while max_time_s is not None and hidden > 64 and passes(hidden, pairs * units, max_time_s) < _FEWEST:
         hidden //= 2
-    embedding = 128 if is_monotonic else hidden // 2
-    return {"hidden_size": hidden, "embedding_size": max(min(hidden, embedding), 64), "num_layers": 1}
+    return {"hidden_size": hidden, "embedding_size": max(hidden // 2, 64), "num_layers": 1}
 
 
 def passes(hidden: int, units: float, max_time_s: float) -> float:
@@ -208,9 +200,7 @@ def usual_dropout(kinds: tuple[str, str], pairs: int, *, is_overfitting: bool = 
     """
     if pairs < 10_000:
         return 0.3
-    if is_overfitting:
-        return 0.25
-    return 0.1 if kinds[1] in SHORT else 0.2
+    return 0.1 if kinds[1] in SHORT and not is_overfitting else 0.2
 
 
 def batch_size(pairs: int, units: float) -> int:
@@ -236,7 +226,7 @@ def chosen_parameters(
 ) -> dict[str, Any]:
     """A value for every parameter of the network and its training that may be None."""
     limit_s, is_monotonic = settings.max_time_s, settings.attention == MONOTONIC
-    sizes = network_sizes(kinds, pairs, units, limit_s, is_monotonic=is_monotonic)
+    sizes = network_sizes(kinds, pairs, units, limit_s)
     hidden = settings.hidden_size or sizes["hidden_size"]
     epochs = usual_epochs(pairs, units, hidden, limit_s)
     expected = epochs if limit_s is None else passes(hidden, pairs * units, limit_s)
@@ -248,6 +238,5 @@ def chosen_parameters(
         "batch_size": batch_size(pairs, units),
         "learning_rate": 2e-3,
         "weight_decay": 1e-4,
-        # What probabilities are mixed with those of n-grams must not be smoothed.
-        "label_smoothing": 0.0 if is_monotonic else 0.1,
+        "label_smoothing": 0.1,
     }

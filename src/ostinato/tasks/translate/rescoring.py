@@ -169,7 +169,9 @@ class Rescoring:
 
         alone = error([one[0].said for one in ordered])
         errors = {weight: error(choose_among(ordered, weight)) for weight in WEIGHTS}
-        weight = min(errors, key=lambda one: errors[one])
+        # With its neighbours, since some hundred sources more or less decide between two.
+        around = np.array([errors[WEIGHTS[0]], *errors.values(), errors[WEIGHTS[-1]]])
+        weight = WEIGHTS[int(np.convolve(around, [1, 2, 1], "valid").argmin())]
         measured = f"token error rate {errors[weight]:.4f} with them and {alone:.4f} without"
         where = f"of {len(rows):,} held-out sources"
         if errors[weight] >= alone:
