@@ -16,7 +16,6 @@ from ostinato.data.pair_files import Pairs
 from ostinato.data.pair_units import PairUnits
 from ostinato.data.pairs import read_pairs
 from ostinato.errors import InputError
-from ostinato.models.seq2seq import EncoderDecoder
 from ostinato.models.seq2seq_options import MONOTONIC
 from ostinato.tasks import same_data
 from ostinato.tasks.run_estimator import RunEstimator
@@ -27,7 +26,7 @@ from ostinato.tasks.translate.choosing import choose, choose_network
 from ostinato.tasks.translate.fitting import Training, training_settings
 from ostinato.tasks.translate.joining import join_pairs
 from ostinato.tasks.translate.joint_ngrams import JOINT, JointNgrams
-from ostinato.tasks.translate.preparing import complete, fingerprint, prepare, read_parts
+from ostinato.tasks.translate.preparing import build_network, complete, fingerprint, prepare, read_parts
 from ostinato.tasks.translate.rescoring import MIDDLE_WEIGHT, Rescoring
 from ostinato.tasks.translate.scores import by_source, need_scores, text_scores
 from ostinato.tasks.translate.splitting import hold_out, some_sources
@@ -218,7 +217,7 @@ class Translator(RunEstimator):
             self.notes_ += said
         with kept_randomness(torch.device("cpu")):
             torch.manual_seed(settings.seed)
-            self.network_ = self._build()
+            self.network_ = build_network(settings, self.preparation_)
         if first is not None:
             self.network_.load_state_dict(first.network_.state_dict())
         judged, note = (parts["test"], "") if "test" in parts else some_sources(checked, settings.seed)
@@ -242,17 +241,6 @@ class Translator(RunEstimator):
         most = self.settings_.max_source_length if self.cuts else None
         preparation: PairPreparation = self.preparation_
         return preparation.encode(pairs.sources, pairs.targets, most_source=most)
-
-    def _build(self) -> EncoderDecoder:
-        s, p = self.settings_, self.preparation_
-        return EncoderDecoder(
-            p.source_size, p.output_size, cell=s.cell, embedding_size=s.embedding_size,
-            hidden_size=s.hidden_size, encoder_layers=s.num_layers, decoder_layers=s.num_layers,
-            attention=s.attention, feeding=s.feeding, copying=bool(s.copying), coverage=s.coverage,
-            tie="all" if p.shared and p.parts is None else "output", dropout_embedding=s.dropout,
-            dropout_between=s.dropout, dropout_output=s.dropout, word_dropout=s.word_dropout,
-            label_smoothing=s.label_smoothing,
-        )  # fmt: skip
 
     def _train(
         self,

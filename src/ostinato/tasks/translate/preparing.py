@@ -14,6 +14,7 @@ from ostinato.data.pair_encoding import EncodedPairs, PairPreparation
 from ostinato.data.pair_files import Pairs
 from ostinato.data.pairs import read_pairs
 from ostinato.errors import InputError
+from ostinato.models.seq2seq import EncoderDecoder
 from ostinato.tasks.same_data import joined_bytes
 from ostinato.tasks.translate.answers import Limits
 from ostinato.tasks.translate.baselines import Baselines
@@ -144,3 +145,16 @@ def prepare(settings: Translator, learned: Pairs, first: Translator | None) -> P
         assert kept.targets is not None
         inputs = preparation.encode(kept.sources, kept.targets, most_source=most)
     return Prepared(preparation, inputs, limits, baselines, notes)
+
+
+def build_network(settings: Translator, preparation: PairPreparation) -> EncoderDecoder:
+    """An untrained network for what `preparation` makes of texts, every choice made."""
+    s, p = settings, preparation
+    return EncoderDecoder(
+        p.source_size, p.output_size, cell=s.cell, embedding_size=s.embedding_size,
+        hidden_size=s.hidden_size, encoder_layers=s.num_layers, decoder_layers=s.num_layers,
+        attention=s.attention, feeding=s.feeding, copying=bool(s.copying), coverage=s.coverage,
+        tie="all" if p.shared and p.parts is None else "output", dropout_embedding=s.dropout,
+        dropout_between=s.dropout, dropout_output=s.dropout, word_dropout=s.word_dropout,
+        label_smoothing=s.label_smoothing,
+    )  # fmt: skip

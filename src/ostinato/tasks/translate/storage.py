@@ -13,6 +13,7 @@ from ostinato.tasks.transfer import decided, open_source, own_cells
 from ostinato.tasks.translate.answers import Limits
 from ostinato.tasks.translate.baselines import Baselines
 from ostinato.tasks.translate.joint_ngrams import JointNgrams
+from ostinato.tasks.translate.preparing import build_network
 from ostinato.tasks.translate.rescoring import Rescoring
 from ostinato.training.run_folder import RunFolder
 
@@ -47,7 +48,7 @@ def read_parts(estimator: Translator, run: RunFolder, stored: Mapping[str, Any])
     estimator.limits_ = Limits(**stored["limits"])
     estimator.preparation_ = PairPreparation.from_json(run.read_json(_UNITS))
     estimator.baselines_ = Baselines.from_json(run.read_json(_BASELINES))
-    estimator.network_ = estimator._build()
+    estimator.network_ = build_network(estimator.settings_, estimator.preparation_)
     # Runs of earlier versions, and of texts that n-grams do not suit, have none.
     estimator.rescoring_ = None
     if (joint := stored.get("joint")) is not None:
