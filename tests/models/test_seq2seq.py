@@ -490,6 +490,10 @@ def test_a_vector_becomes_a_sequence(options):
             {"attention": "monotonic", "feeding": "context"},
             r"feeding='context' needs an attention that chooses",
         ),
+        (
+            {"attention": "monotonic", "feeding": "output"},
+            r"feeding='output' needs an attention that chooses",
+        ),
         ({"coverage": True}, r"acts on kind='additive'"),
         ({"window": 3}, r"acts on kind='local'"),
         ({"coverage_weight": -1.0}, r"coverage_weight=-1.0, expected a finite number"),

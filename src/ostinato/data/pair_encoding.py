@@ -151,8 +151,9 @@ class PairPreparation:
     def encode_units(self, rows: Iterable[Sequence[str]]) -> EncodedPairs:
         """Sources that are cut into units already, for a network to answer."""
         end = self.end if self.parts is None else self.output_size
-        encoded = EncodedPairs(end, self.output_size, copies=self.copies, has_targets=False)
-        encoded.is_aligned = self.parts is not None
+        encoded = EncodedPairs(
+            end, self.output_size, copies=self.copies, has_targets=False, is_aligned=self.parts is not None
+        )
         for units in rows:
             encoded.append(*self._numbers(units, None))
         return encoded
@@ -188,8 +189,8 @@ class PairPreparation:
         Returns:
             Those pairs of which `parts` has every part.
         """
-        found = EncodedPairs(self.output_size, self.output_size, copies=False, has_targets=True)
-        found.is_aligned = True
+        size = self.output_size
+        found = EncodedPairs(size, size, copies=False, has_targets=True, is_aligned=True)
         for row, parts in enumerate(rows):
             if parts is not None and (told := self.said_for(parts)) is not None:
                 found.append(inputs.source(row).tolist(), None, told, told, [])
@@ -267,20 +268,22 @@ class EncodedPairs:
         target_size: V.
         copies: whether sources have numbers for copying.
         has_targets: whether there are targets.
+        is_aligned: whether targets are parts, as many as the source has units, and without an end.
 
     Attributes:
         extra: where words are copied, for each source those that the target vocabulary lacks.
         shortened: how many sources were cut.
         unknown, unknown_told: for each pair how many units of its source, and of its target as the decoder
             reads it, are unknown.
-        is_aligned: whether targets are parts, as many as the source has units, and without an end.
     """
 
-    def __init__(self, end: int, target_size: int, *, copies: bool, has_targets: bool):
+    def __init__(
+        self, end: int, target_size: int, *, copies: bool, has_targets: bool, is_aligned: bool = False
+    ):
         self.end, self.target_size, self.copies, self.has_targets = end, target_size, copies, has_targets
+        self.is_aligned = is_aligned
         self.extra: list[list[str]] = []
         self.shortened = 0
-        self.is_aligned = False
         self.unknown, self.unknown_told = array("q"), array("q")
         self._sources, self._extended = RaggedRows(), RaggedRows()
         self._told, self._answers = RaggedRows(), RaggedRows()
@@ -338,9 +341,8 @@ class EncodedPairs:
         Returns:
             `source` (B, S), `source_lengths` (B,); where there are targets `target_in` (B, T), which begins
             with `START`, `target_out` (B, T), which ends with `end` (parts: without), and `target_lengths`
-            (B,); for copying
-            `source_extended` (B, S) and `extra` (B,), how many words of a source the vocabulary lacks, and
-            `target_out` in the same numbers. All int64.
+            (B,); for copying `source_extended` (B, S) and `extra` (B,), how many words of a source the
+            vocabulary lacks, and `target_out` in the same numbers. All int64.
         """
         chosen = np.asarray(rows, np.int64).reshape(-1)
         fields = {
@@ -352,12 +354,12 @@ class EncodedPairs:
             answers = self._answers.padded(chosen) if self.copies else told
             lengths = self.target_lengths[chosen]
             column = np.full((len(chosen), 1), START, np.int64)
-            fields["target_in"] = np.concatenate([column, told], axis=1)
-            fields["target_out"] = np.concatenate([answers, column], axis=1)
+            before = np.concatenate([column, told], axis=1)
             if self.is_aligned:
-                fields["target_in"], fields["target_out"] = fields["target_in"][:, :-1], answers
+                fields["target_in"], fields["target_out"] = before[:, :-1], answers
                 fields["target_lengths"] = lengths
             else:
+                fields["target_in"], fields["target_out"] = before, np.concatenate([answers, column], axis=1)
                 fields["target_out"][np.arange(len(chosen)), lengths] = self.end
                 fields["target_lengths"] = lengths + 1
         if self.copies:

@@ -118,7 +118,7 @@ class _Sequences(nn.Module):
                 f"expected (B, T) of both, with B={len(encoded.state['row'])} as in the source"
             )
         lengths = batch["target_lengths"]
-        if self.options.attention == MONOTONIC and not torch.equal(lengths, batch["source_lengths"]):
+        if self.decoder.is_monotonic and not torch.equal(lengths, batch["source_lengths"]):
             raise SizeError(
                 f"{self._where}.loss: with monotonic attention each source token stands for one of the "
                 "target, without an end; target_lengths are others than source_lengths"

@@ -156,7 +156,8 @@ def _check_combination(where: str, options: Seq2SeqOptions, *, has_source: bool)
             "coverage_weight": options.coverage_weight,
             "attention_size": options.attention_size,
             "window": options.window,
-            "feeding": options.feeding == "context",
+            "feeding": options.feeding == "context"
+            or (options.attention == MONOTONIC and options.feeding != "none"),
         }
         for name, value in asked.items():
             if value:

@@ -42,6 +42,11 @@ class Search:
     length_penalty: float = 1.0
     no_repeat_ngram: int = 0
 
+    @property
+    def ranking(self) -> LengthPenalty:
+        """What log-probabilities are divided by."""
+        return LengthPenalty(self.length_penalty, "plain", LOOKAHEAD)
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -247,7 +252,8 @@ def _of_parts(readings: list[Said], preparation: PairPreparation, search: Search
         else:
             found[ids] = replace(reading, ids=ids, weights=weights_of_parts(reading, preparation))
     wanted = [said for ids, said in found.items() if may_be(ids, search)] or [*found.values()][:1]
-    scored = [replace(said, score=said.log_p / penalty(len(said.ids), search)) for said in wanted]
+    lengths = search.ranking.divisor(torch.tensor([len(said.ids) + 1 for said in wanted])).tolist()
+    scored = [replace(said, score=said.log_p / n) for said, n in zip(wanted, lengths, strict=True)]
     return sorted(scored, key=lambda said: -said.score)
 
 
@@ -266,9 +272,21 @@ def may_be(ids: tuple[int, ...], search: Search) -> bool:
     return len(set(grams)) == len(grams)
 
 
-def penalty(units: int, search: Search) -> float:
-    """What the log-probability of so many units and the end is divided by."""
-    return float((units + 1) ** search.length_penalty)
+def piece_of(
+    best: Said, source: list[str], unknown: int, preparation: PairPreparation, extra: Sequence[str] = ()
+) -> Piece:
+    """What became of the units of a source, `unknown` of which the network does not know.
+
+    Args:
+        best: the answer.
+        source: its units.
+        unknown: is kept.
+        preparation: of the network.
+        extra: where words are copied, those that the target vocabulary lacks.
+    """
+    target = preparation.units_of(best.ids, extra)
+    seen = None if best.weights is None else best.weights[: len(target), : len(source)]
+    return Piece(source, target, best.score, seen, best.has_ended, unknown)
 
 
 @torch.no_grad()
@@ -282,7 +300,6 @@ def _search(
     attends: bool,
 ) -> list[Piece]:
     encoded = preparation.encode_units(rows)
-    unknown = encoded.unknown
     found: dict[int, Piece] = {}
     # Of parts the same target may have several readings.
     n = 1 if preparation.parts is None else search.beam
@@ -290,9 +307,7 @@ def _search(
         for i, row in enumerate(chosen.tolist()):
             extra = encoded.extra[row] if encoded.extra else ()
             best = found_by(decoded, i, preparation, search)[0]
-            target = preparation.units_of(best.ids, extra)
-            seen = None if best.weights is None else best.weights[: len(target), : len(rows[row])]
-            found[row] = Piece(rows[row], target, best.score, seen, best.has_ended, unknown[row])
+            found[row] = piece_of(best, rows[row], encoded.unknown[row], preparation, extra)
     return [found[row] for row in range(len(rows))]
 
 
@@ -327,7 +342,7 @@ def beams(
             max_length=torch.from_numpy(longest[chosen]),
             beam=search.beam,
             n_best=n_best,
-            length_penalty=LengthPenalty(search.length_penalty, "plain", LOOKAHEAD),
+            length_penalty=search.ranking,
             rules=Rules(no_repeat_ngram=repeated, forbidden=(START, UNKNOWN)),
         )
         yield chosen, memory, decoded

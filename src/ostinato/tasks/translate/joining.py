@@ -61,7 +61,7 @@ class JoinedPairs:
             inputs: the training part, as units of targets.
             checks: what is held out, of which nothing is learned.
             seed: of `JointUnits.fit`, and of which pairs are cut where their sources have more units than
-            `most_units`.
+                `most_units`.
             most_units: None: no matter how many; one pair of the training part is always cut.
         """
         parts = [inputs] if checks is None else [inputs, checks]

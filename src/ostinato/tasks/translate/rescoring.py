@@ -21,7 +21,7 @@ from ostinato.tasks.translate.answers import (
     beams,
     found_by,
     may_be,
-    penalty,
+    piece_of,
     weights_of_parts,
 )
 from ostinato.tasks.translate.joint_ngrams import Candidates, JointNgrams
@@ -84,12 +84,8 @@ class Rescoring:
         for chosen, lists, joint in found_in:
             best_of = choose_among(lists, self.weight)
             for row, best, second in zip(chosen.tolist(), best_of, joint, strict=True):
-                target = preparation.units_of(best.ids)
-                seen = None if best.weights is None else best.weights[: len(target), : len(rows[row])]
-                found[row] = Piece(
-                    rows[row], target, best.score, seen, best.has_ended, encoded.unknown[row],
-                    preparation.units_of(second[0][0]),
-                )  # fmt: skip
+                piece = piece_of(best, rows[row], encoded.unknown[row], preparation)
+                found[row] = replace(piece, second=preparation.units_of(second[0][0]))
         return [found[row] for row in range(len(rows))]
 
     def _candidates(
@@ -241,11 +237,10 @@ def _of_joint(
         if attends:
             looked += weights
     seen = torch.stack(looked, 1).cpu().numpy() if looked else None
-    for place, (one, log_p) in enumerate(zip(missing, total.tolist(), strict=True)):
-        said = Said(
-            one.told, log_p, log_p / penalty(len(one.ids), search),
-            weights=None if seen is None else seen[place],
-        )  # fmt: skip
+    lengths = search.ranking.divisor(torch.tensor([len(one.ids) + 1 for one in missing], device=device))
+    scores_of = (total / lengths).tolist()
+    for place, (one, log_p, score) in enumerate(zip(missing, total.tolist(), scores_of, strict=True)):
+        said = Said(one.told, log_p, score, weights=None if seen is None else seen[place])
         if preparation.parts is not None:
             said = replace(said, ids=one.ids, weights=weights_of_parts(said, preparation))
         yield one.row, Candidate(said, one.joint)
